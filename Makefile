@@ -1,0 +1,56 @@
+# Every target makes the environment that it needs, with pip.
+PYTHON ?= python3
+BIN := .venv/bin
+export OMP_NUM_THREADS ?= $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0)))')
+# Two test processes with one thread each are faster than one with two.
+WORKERS ?= $(OMP_NUM_THREADS)
+
+.PHONY: help demo test slow check format docs figures bench clean
+
+help:  ## Show the targets.
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+.venv/pip: constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	touch $@
+
+.venv/app: .venv/pip pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all]'
+	touch $@
+
+.venv/dev: .venv/app
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,dev]'
+	touch $@
+
+demo: .venv/app  ## Train, measure and use a network on the emoji that ship with the package.
+	$(BIN)/phiscale demo --out demo
+
+test: .venv/dev  ## Run the tests, but for the slow ones.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+
+slow: .venv/dev  ## Run the slow tests.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) -m slow
+
+check: .venv/dev  ## Lint, types, the dependency rule, and the docs' build.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/mkdocs build --strict --quiet
+
+format: .venv/dev  ## Put the code into its form.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: .venv/dev  ## Build the documentation into site/.
+	$(BIN)/mkdocs build --strict
+
+figures: .venv/app  ## Draw the pictures of README and docs again.
+	$(BIN)/phiscale scale efficientnet_b0 --macs 1.5G --plot docs/images/compound-scaling.png
+
+bench: .venv/dev  ## Measure this project and its peers in one run.
+	$(BIN)/python benchmarks/forward.py
+
+clean:  ## Remove what the other targets made.
+	rm -rf .venv site demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

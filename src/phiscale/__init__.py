@@ -1,0 +1,62 @@
+"""Your images and your budget: the EfficientNet that fits, trained, measured and explained.
+
+The public names are imported on first use, so ``import phiscale`` is quick and loads no torch.
+
+Example:
+    >>> import phiscale as ps
+    >>> b0 = ps.get_spec("efficientnet_b0")
+    >>> ps.complexity(b0).params
+    5288548
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from phiscale.families import get_spec as get_spec
+    from phiscale.families import list_specs as list_specs
+    from phiscale.nn.network import Network as Network
+    from phiscale.nn.network import create_model as create_model
+    from phiscale.preprocess import Preprocess as Preprocess
+    from phiscale.scaling.budget import Budget as Budget
+    from phiscale.scaling.budget import solve_budget as solve_budget
+    from phiscale.scaling.complexity import complexity as complexity
+    from phiscale.scaling.compound import CompoundRule as CompoundRule
+    from phiscale.scaling.compound import Scaling as Scaling
+    from phiscale.scaling.compound import compound_scale as compound_scale
+    from phiscale.scaling.compound import scale as scale
+    from phiscale.spec import NetworkSpec as NetworkSpec
+    from phiscale.spec import StageSpec as StageSpec
+
+__version__ = "0.1.0"
+
+_EXPORTS = {
+    "Budget": "phiscale.scaling.budget",
+    "CompoundRule": "phiscale.scaling.compound",
+    "Network": "phiscale.nn.network",
+    "NetworkSpec": "phiscale.spec",
+    "Preprocess": "phiscale.preprocess",
+    "Scaling": "phiscale.scaling.compound",
+    "StageSpec": "phiscale.spec",
+    "complexity": "phiscale.scaling.complexity",
+    "compound_scale": "phiscale.scaling.compound",
+    "create_model": "phiscale.nn.network",
+    "get_spec": "phiscale.families",
+    "list_specs": "phiscale.families",
+    "scale": "phiscale.scaling.compound",
+    "solve_budget": "phiscale.scaling.budget",
+}
+
+__all__ = ["__version__", *_EXPORTS]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _EXPORTS:
+        return getattr(importlib.import_module(_EXPORTS[name]), name)
+    raise AttributeError(f"module 'phiscale' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

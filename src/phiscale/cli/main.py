@@ -1,0 +1,62 @@
+"""The `phiscale` program.
+
+Exit codes: 0 done, 2 the user's mistake (one line that says what to do), 1 ours.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from phiscale.cli.models import models
+from phiscale.cli.scale import scale
+from phiscale.cli.summary import summary
+from phiscale.errors import PhiscaleError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="phiscale",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Your images and your budget: the EfficientNet that fits, trained, measured and explained.",
+)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        from phiscale import __version__
+
+        typer.echo(f"phiscale {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Your images and your budget: the EfficientNet that fits, trained, measured and explained."""
+
+
+for command in (models, summary, scale):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the program; a `PhiscaleError` becomes one line and exit code 2."""
+    try:
+        app()
+    except PhiscaleError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+    except BrokenPipeError:
+        # The reader of a pipe (head, less) has seen enough. Nothing must be flushed to it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)

@@ -1,0 +1,73 @@
+"""Networks drawn to scale: a side view in which depth, width and resolution can be seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from phiscale.cli.units import format_count
+from phiscale.errors import SpecError, require
+from phiscale.scaling.complexity import complexity
+from phiscale.spec import NetworkSpec
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["plot_networks"]
+
+COLOURS = ("#4477aa", "#66ccee", "#228833", "#ccbb44", "#ee6677", "#aa3377", "#bbbbbb", "#999999", "#777777")
+GAP = 9.0
+
+
+def plot_networks(networks: Mapping[str, NetworkSpec], path: Path) -> None:
+    """Draw networks one above the other, all to one scale, as in Figure 2 of the paper.
+
+    Each block is a bar: its height is the side of its feature map, its thickness its channels; more
+    layers make a longer row.
+
+    Args:
+        networks: Label and spec, from top to bottom.
+        path: PNG, SVG or PDF file to write.
+
+    Raises:
+        SpecError: The ending of `path` names no picture format.
+        MissingDependencyError: matplotlib is not installed.
+    """
+    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise SpecError(f"{path} must end in .png, .svg or .pdf")
+    require("matplotlib", extra="plot")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    # A figure of its own, not pyplot's: nothing global is touched and no display is needed.
+    figure = Figure(figsize=(10, 1.25 * len(networks) + 0.4), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(networks), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    for axis, (label, spec) in zip(axes, networks.items(), strict=True):
+        _draw(axis, label, spec)
+    figure.supxlabel("bars are blocks: height = side of the map, thickness = channels", fontsize=8)
+    figure.savefig(path)
+
+
+def _draw(axis: Axes, label: str, spec: NetworkSpec) -> None:
+    cost = complexity(spec)
+    x = 0.0
+    side = spec.image_size[0]
+    bars = [(side, 3 * spec.in_channels, "#dddddd")]
+    side = -(-side // cost.stages[0].stride)
+    bars.append((side, spec.stem.out_channels, COLOURS[0]))
+    for block in spec.blocks():
+        side = -(-side // block.stride)
+        bars.append((side, block.out_channels, COLOURS[(block.stage_index + 1) % len(COLOURS)]))
+    for height, channels, colour in bars:
+        thickness = channels / 8
+        axis.bar(x, height, width=thickness, bottom=-height / 2, align="edge", color=colour, linewidth=0)
+        x += thickness + GAP
+    axis.set_title(
+        f"{label}: {format_count(cost.macs)} multiply-adds, {format_count(cost.params)} parameters, "
+        f"{spec.num_blocks} blocks, {spec.image_size[0]} px",
+        fontsize=9,
+        loc="left",
+    )
+    axis.set_axis_off()

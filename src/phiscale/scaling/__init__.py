@@ -1,0 +1,1 @@
+"""The paper's arithmetic: rounding, compound scaling, cost and budgets. No torch."""
