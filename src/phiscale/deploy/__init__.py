@@ -1,0 +1,1 @@
+"""Using a model: runtimes, and the predictor over them."""

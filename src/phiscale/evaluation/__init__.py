@@ -1,0 +1,1 @@
+"""How good a model is: metrics, and measuring a model directory on images."""

@@ -1,0 +1,119 @@
+"""Pictures of a run: training curves, confusion matrix, predictions. PNG, SVG or PDF, by matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from phiscale.errors import require
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+__all__ = ["plot_confusion", "plot_history", "plot_predictions"]
+
+BLUE, RED, GREY = "#4477aa", "#cc3344", "#777777"
+
+
+def _figure(width: float, height: float) -> Figure:
+    require("matplotlib", extra="plot")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    # A figure of its own, not pyplot's: nothing global is touched and no display is needed.
+    figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def plot_history(history: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draw loss and top-1 over the epochs.
+
+    Args:
+        history: The records of ``history.json``.
+        path: Picture to write.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    figure = _figure(9, 3.2)
+    axes = figure.subplots(1, 2)
+    epochs = [record["epoch"] for record in history]
+    for axis, what, scale in ((axes[0], "loss", 1), (axes[1], "top1", 100)):
+        for part, colour in (("train", GREY), ("val", BLUE)):
+            values = [record.get(f"{part}_{what}") for record in history]
+            if None not in values:
+                axis.plot(epochs, [value * scale for value in values], color=colour, label=part)
+        axis.set_xlabel("epoch")
+        axis.grid(alpha=0.3)
+    axes[0].set_title("loss", loc="left")
+    axes[1].set_title("top-1, %", loc="left")
+    axes[1].legend(frameon=False)
+    figure.savefig(path)
+
+
+def plot_confusion(matrix: NDArray[np.int64], classes: Sequence[str], path: Path) -> None:
+    """Draw a confusion matrix, each row as shares of its class.
+
+    Args:
+        matrix: (K, K) counts, rows are the right classes.
+        classes: Names of the classes.
+        path: Picture to write.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    size = max(4.0, 0.55 * len(classes) + 2)
+    figure = _figure(size, size)
+    axis = figure.subplots()
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    if len(classes) <= 20:
+        for row, column in np.ndindex(*matrix.shape):
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            axis.text(column, row, f"{matrix[row, column]}", ha="center", va="center", color=colour, fontsize=9)
+    axis.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
+    axis.set_yticks(range(len(classes)), classes)
+    axis.set_xlabel("predicted")
+    axis.set_ylabel("right class")
+    figure.savefig(path)
+
+
+def plot_predictions(
+    images: Sequence[Image.Image],
+    labels: Sequence[str],
+    scores: Sequence[float],
+    truths: Sequence[str],
+    path: Path,
+    *,
+    columns: int = 6,
+) -> None:
+    """Draw images with what the model says; what is wrong is red, with the right class below.
+
+    Args:
+        images: The images, in any mode.
+        labels: Most likely class of each.
+        scores: Its probability.
+        truths: The right classes.
+        path: Picture to write.
+        columns: Images in a row.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    rows = -(-len(images) // columns)
+    figure = _figure(1.6 * columns, 1.9 * rows)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes:
+        axis.set_axis_off()
+    for axis, image, label, score, truth in zip(axes, images, labels, scores, truths, strict=False):
+        axis.imshow(image.convert("RGBA"))
+        right = label == truth
+        text = f"{label} {score:.0%}" if right else f"{label} {score:.0%}\n(is {truth})"
+        axis.set_title(text, fontsize=9, color="black" if right else RED)
+    figure.savefig(path)

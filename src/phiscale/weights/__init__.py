@@ -1,0 +1,1 @@
+"""Weights on disk: model directories, and loading them into networks."""
