@@ -15,12 +15,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from phiscale.data.scan import scan as scan
+    from phiscale.data.sources import open_source as open_source
+    from phiscale.deploy.predictor import Prediction as Prediction
+    from phiscale.deploy.predictor import Predictor as Predictor
+    from phiscale.deploy.predictor import load as load
+    from phiscale.evaluation.evaluate import evaluate as evaluate
     from phiscale.families import get_spec as get_spec
     from phiscale.families import list_specs as list_specs
     from phiscale.nn.network import Network as Network
-    from phiscale.nn.network import create_model as create_model
+    from phiscale.pipeline.fit import fit as fit
     from phiscale.preprocess import Preprocess as Preprocess
     from phiscale.scaling.budget import Budget as Budget
+    from phiscale.scaling.budget import BudgetFit as BudgetFit
     from phiscale.scaling.budget import solve_budget as solve_budget
     from phiscale.scaling.complexity import complexity as complexity
     from phiscale.scaling.compound import CompoundRule as CompoundRule
@@ -29,23 +36,38 @@ if TYPE_CHECKING:
     from phiscale.scaling.compound import scale as scale
     from phiscale.spec import NetworkSpec as NetworkSpec
     from phiscale.spec import StageSpec as StageSpec
+    from phiscale.training.recipe import Recipe as Recipe
+    from phiscale.weights.create import create_model as create_model
+    from phiscale.weights.load import load_weights as load_weights
+    from phiscale.weights.model_dir import save as save
 
 __version__ = "0.1.0"
 
 _EXPORTS = {
     "Budget": "phiscale.scaling.budget",
+    "BudgetFit": "phiscale.scaling.budget",
     "CompoundRule": "phiscale.scaling.compound",
     "Network": "phiscale.nn.network",
     "NetworkSpec": "phiscale.spec",
+    "Prediction": "phiscale.deploy.predictor",
+    "Predictor": "phiscale.deploy.predictor",
     "Preprocess": "phiscale.preprocess",
+    "Recipe": "phiscale.training.recipe",
     "Scaling": "phiscale.scaling.compound",
     "StageSpec": "phiscale.spec",
     "complexity": "phiscale.scaling.complexity",
     "compound_scale": "phiscale.scaling.compound",
-    "create_model": "phiscale.nn.network",
+    "create_model": "phiscale.weights.create",
+    "evaluate": "phiscale.evaluation.evaluate",
+    "fit": "phiscale.pipeline.fit",
     "get_spec": "phiscale.families",
     "list_specs": "phiscale.families",
+    "load": "phiscale.deploy.predictor",
+    "load_weights": "phiscale.weights.load",
+    "open_source": "phiscale.data.sources",
+    "save": "phiscale.weights.model_dir",
     "scale": "phiscale.scaling.compound",
+    "scan": "phiscale.data.scan",
     "solve_budget": "phiscale.scaling.budget",
 }
 

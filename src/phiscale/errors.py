@@ -83,7 +83,7 @@ def require(module: str, *, extra: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         # A module that is there but fails on an import of its own is a fault to show, not to hide.
-        if error.name is None or not module.startswith(error.name):
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise
         package = module.partition(".")[0]
         raise MissingDependencyError(

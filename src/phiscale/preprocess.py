@@ -7,6 +7,7 @@ what training did. It is a value; `phiscale.data.transforms` carries it out.
 from __future__ import annotations
 
 import dataclasses
+import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -62,11 +63,11 @@ class Preprocess:
     background: tuple[int, int, int] = (255, 255, 255)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "size", as_size(self.size))
+        object.__setattr__(self, "size", as_size(self.size, name="size"))
         for name in ("mean", "std", "background"):
             value = getattr(self, name)
             if not isinstance(value, tuple | list) or not all(_is_number(v) for v in value):
-                raise SpecError(f"{name} must be a list of numbers, got {value!r}")
+                raise SpecError(f"{name} must be a list of finite numbers, got {value!r}")
             object.__setattr__(self, name, tuple(value))
         for name, literal in (("resize", ResizeMode), ("interpolation", Interpolation)):
             choices = typing.get_args(literal)
@@ -78,8 +79,10 @@ class Preprocess:
             raise SpecError("mean and std must both have 1 value (grey) or 3 values (RGB)")
         if min(self.std) <= 0:
             raise SpecError(f"std must be positive, got {self.std!r}")
-        if len(self.background) != 3 or not all(0 <= value <= 255 for value in self.background):
-            raise SpecError(f"background must be three values from 0 to 255, got {self.background!r}")
+        if len(self.background) != 3 or any(
+            not isinstance(value, int) or not 0 <= value <= 255 for value in self.background
+        ):
+            raise SpecError(f"background must be three integers from 0 to 255, got {self.background!r}")
 
     @property
     def channels(self) -> int:
@@ -105,13 +108,15 @@ class Preprocess:
         Raises:
             SpecError: `channels` is neither 1 nor 3.
         """
-        height, width = as_size(size)
+        height, width = as_size(size, name="size")
         side = min(height, width)
         fraction = side / (side + 32) if side >= 96 else 1.0
         if channels == 3:
             return cls(size=(height, width), crop_fraction=fraction)
         if channels != 1:
-            raise SpecError(f"images have 1 or 3 channels here, got {channels}; use your own loading for more")
+            raise SpecError(
+                f"images have 1 or 3 channels here, got {channels}; use your own loading for more"
+            )
         mean, std = sum(IMAGENET_MEAN) / 3, sum(IMAGENET_STD) / 3
         return cls(size=(height, width), crop_fraction=fraction, mean=(mean,), std=(std,))
 
@@ -126,6 +131,8 @@ class Preprocess:
         Raises:
             SpecError: A field is unknown or has a value that cannot be carried out.
         """
+        if not isinstance(data, Mapping):
+            raise SpecError(f"preprocess must be an object, got {data!r}")
         known = [field.name for field in dataclasses.fields(cls)]
         for key in data:
             if key not in known:
@@ -137,4 +144,4 @@ class Preprocess:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -109,9 +109,7 @@ class StageSpec:
         if self.block != "mbconv" and self.se_ratio != 0.0:
             raise SpecError(f"se_ratio belongs to mbconv; for block {self.block!r} it must be 0")
         if self.block == "bottleneck" and self.out_channels % 4:
-            raise SpecError(
-                f"out_channels of a bottleneck must be a multiple of 4, got {self.out_channels}"
-            )
+            raise SpecError(f"out_channels of a bottleneck must be a multiple of 4, got {self.out_channels}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,7 +219,8 @@ class NetworkSpec:
             raise SpecError(f"norm_eps must lie between 0 and 1, got {self.norm_eps!r}; try 1e-3")
         if not _is_number(self.norm_momentum) or not 0 < self.norm_momentum <= 1:
             raise SpecError(
-                f"norm_momentum must lie in (0, 1], got {self.norm_momentum!r}; TensorFlow's 0.99 is 0.01 here"
+                f"norm_momentum must lie in (0, 1], got {self.norm_momentum!r}; "
+                "TensorFlow's 0.99 is 0.01 here"
             )
         _check_range(self, "dropout", 0.0, 1.0)
         _check_range(self, "drop_path", 0.0, 1.0)
@@ -298,7 +297,8 @@ class NetworkSpec:
         """
         try:
             data = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
+        # A number of thousands of digits is a plain ValueError.
+        except (ValueError, RecursionError) as error:
             raise SpecError(f"not valid JSON: {error}") from None
         return cls.from_dict(data)
 
@@ -319,8 +319,12 @@ class NetworkSpec:
             raise SpecError(f"{path}: {error}") from None
 
 
-def as_size(value: int | tuple[int, int] | list[int]) -> tuple[int, int]:
+def as_size(value: int | tuple[int, int] | list[int], *, name: str = "image_size") -> tuple[int, int]:
     """An image size as (height, width) in pixels, from one side or both.
+
+    Args:
+        value: Side, or height and width.
+        name: What the error calls it.
 
     Raises:
         SpecError: Not one or two positive integers.
@@ -328,7 +332,7 @@ def as_size(value: int | tuple[int, int] | list[int]) -> tuple[int, int]:
     sides = (value, value) if isinstance(value, int) else tuple(value) if _is_pair(value) else ()
     if len(sides) != 2 or any(_not_int(side) or side < 1 for side in sides):
         raise SpecError(
-            f"image_size must be one or two positive integers (height, width), got {value!r}; try 224"
+            f"{name} must be one or two positive integers (height, width), got {value!r}; try 224"
         )
     return (sides[0], sides[1])
 

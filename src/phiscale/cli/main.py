@@ -11,8 +11,13 @@ from typing import Annotated
 
 import typer
 
+from phiscale.cli.demo import demo
+from phiscale.cli.evaluate import evaluate
+from phiscale.cli.fit import fit
 from phiscale.cli.models import models
+from phiscale.cli.predict import predict
 from phiscale.cli.scale import scale
+from phiscale.cli.scan import scan
 from phiscale.cli.summary import summary
 from phiscale.errors import PhiscaleError
 
@@ -45,7 +50,7 @@ def _options(
     """Your images and your budget: the EfficientNet that fits, trained, measured and explained."""
 
 
-for command in (models, summary, scale):
+for command in (models, summary, scale, scan, fit, evaluate, predict, demo):
     app.command()(command)
 
 

@@ -48,7 +48,9 @@ TrainingMemory = Annotated[
 ]
 FileSize = Annotated[
     float | None,
-    typer.Option(parser=parse_bytes, metavar="BYTES", help="At most this size of the weight file, like 20MB."),
+    typer.Option(
+        parser=parse_bytes, metavar="BYTES", help="At most this size of the weight file, like 20MB."
+    ),
 ]
 
 

@@ -15,9 +15,12 @@ __all__ = ["console", "print_json", "print_table"]
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console that does not cut a table where the output is a file or a pipe."""
+    """A console that does not cut a table where the output is a file or a pipe, and prints text as it is."""
     stream = sys.stderr if stderr else sys.stdout
-    return Console(file=stream, highlight=False, width=None if stream.isatty() else 160)
+    # Names and paths are the user's: a "[/x]" or ":x:" in them is no markup.
+    return Console(
+        file=stream, highlight=False, markup=False, emoji=False, width=None if stream.isatty() else 160
+    )
 
 
 def print_json(value: Any) -> None:

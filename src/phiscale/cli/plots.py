@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,15 +17,16 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_networks"]
 
-COLOURS = ("#4477aa", "#66ccee", "#228833", "#ccbb44", "#ee6677", "#aa3377", "#bbbbbb", "#999999", "#777777")
-GAP = 9.0
+COLOURS = ("#4477aa", "#66ccee", "#228833", "#ccbb44", "#ee6677", "#aa3377", "#cc8844", "#777777")
+GAP = 4.0
 
 
 def plot_networks(networks: Mapping[str, NetworkSpec], path: Path) -> None:
     """Draw networks one above the other, all to one scale, as in Figure 2 of the paper.
 
-    Each block is a bar: its height is the side of its feature map, its thickness its channels; more
-    layers make a longer row.
+    Each block is a bar: its height grows with the side of its feature map (resolution), its thickness
+    with its channels (width), and more blocks (depth) make a longer row. Both grow with the square
+    root, so that small maps can be seen beside large ones.
 
     Args:
         networks: Label and spec, from top to bottom.
@@ -41,33 +43,35 @@ def plot_networks(networks: Mapping[str, NetworkSpec], path: Path) -> None:
     from matplotlib.figure import Figure
 
     # A figure of its own, not pyplot's: nothing global is touched and no display is needed.
-    figure = Figure(figsize=(10, 1.25 * len(networks) + 0.4), dpi=150, layout="constrained")
+    figure = Figure(figsize=(10, 1.05 * len(networks) + 0.5), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(networks), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     for axis, (label, spec) in zip(axes, networks.items(), strict=True):
         _draw(axis, label, spec)
-    figure.supxlabel("bars are blocks: height = side of the map, thickness = channels", fontsize=8)
+    figure.supxlabel(
+        "a bar is a block; taller: larger map (resolution); thicker: more channels (width); "
+        "more bars: more layers (depth)",
+        fontsize=8,
+        color="#555555",
+    )
     figure.savefig(path)
 
 
 def _draw(axis: Axes, label: str, spec: NetworkSpec) -> None:
     cost = complexity(spec)
-    x = 0.0
-    side = spec.image_size[0]
-    bars = [(side, 3 * spec.in_channels, "#dddddd")]
-    side = -(-side // cost.stages[0].stride)
-    bars.append((side, spec.stem.out_channels, COLOURS[0]))
+    side = -(-spec.image_size[0] // cost.stages[0].stride)
+    bars = [(spec.image_size[0], 1, "#bbbbbb"), (side, spec.stem.out_channels, COLOURS[0])]
     for block in spec.blocks():
         side = -(-side // block.stride)
         bars.append((side, block.out_channels, COLOURS[(block.stage_index + 1) % len(COLOURS)]))
-    for height, channels, colour in bars:
-        thickness = channels / 8
+    x = 0.0
+    for pixels, channels, colour in bars:
+        height, thickness = math.sqrt(pixels), 0.7 * math.sqrt(channels)
         axis.bar(x, height, width=thickness, bottom=-height / 2, align="edge", color=colour, linewidth=0)
         x += thickness + GAP
-    axis.set_title(
-        f"{label}: {format_count(cost.macs)} multiply-adds, {format_count(cost.params)} parameters, "
-        f"{spec.num_blocks} blocks, {spec.image_size[0]} px",
-        fontsize=9,
-        loc="left",
+    text = (
+        f"{label}\n{format_count(cost.macs)} multiply-adds\n{format_count(cost.params)} parameters\n"
+        f"{spec.num_blocks} blocks, {spec.image_size[0]} px"
     )
+    axis.text(-0.01, 0.5, text, transform=axis.transAxes, ha="right", va="center", fontsize=8)
     axis.set_axis_off()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -77,19 +79,29 @@ def scale(
         scaling = Scaling(**given)
         scaled = scale_spec(spec, **given)
     if output is not None:
-        output.write_text(scaled.to_json() + "\n", encoding="utf-8")
+        with _writing(output):
+            output.write_text(scaled.to_json() + "\n", encoding="utf-8")
     if plot is not None:
         from phiscale.cli.plots import plot_networks
 
-        shown = {name: fit.spec for name, fit in fits.items() if isinstance(fit, BudgetFit)}
-        plot_networks({"baseline": spec, **(shown or {scaled.name: scaled})}, plot)
+        shown = {f"rule {name}": fit.spec for name, fit in fits.items() if isinstance(fit, BudgetFit)}
+        with _writing(plot):
+            plot_networks({spec.name: spec, **(shown or {scaled.name: scaled})}, plot)
     if json:
         print_json(_as_dict(scaled, scaling, phi, fits, batch_size))
         return
     _print(spec, scaled, scaling, phi, fits, rule, batch_size)
     for path in (output, plot):
         if path is not None:
-            console().print(f"wrote {path}")
+            console().print(f"wrote {path}", soft_wrap=True)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SpecError(f"cannot write {path}: {error.strerror}; give another path") from None
 
 
 def _solve_all(

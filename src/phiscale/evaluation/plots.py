@@ -46,8 +46,10 @@ def plot_history(history: Sequence[Mapping[str, Any]], path: Path) -> None:
     epochs = [record["epoch"] for record in history]
     for axis, what, scale in ((axes[0], "loss", 1), (axes[1], "top1", 100)):
         for part, colour in (("train", GREY), ("val", BLUE)):
-            values = [record.get(f"{part}_{what}") for record in history]
-            if None not in values:
+            values = [
+                record[f"{part}_{what}"] for record in history if record.get(f"{part}_{what}") is not None
+            ]
+            if len(values) == len(epochs):
                 axis.plot(epochs, [value * scale for value in values], color=colour, label=part)
         axis.set_xlabel("epoch")
         axis.grid(alpha=0.3)
@@ -76,7 +78,9 @@ def plot_confusion(matrix: NDArray[np.int64], classes: Sequence[str], path: Path
     if len(classes) <= 20:
         for row, column in np.ndindex(*matrix.shape):
             colour = "white" if shares[row, column] > 0.5 else "black"
-            axis.text(column, row, f"{matrix[row, column]}", ha="center", va="center", color=colour, fontsize=9)
+            axis.text(
+                column, row, f"{matrix[row, column]}", ha="center", va="center", color=colour, fontsize=9
+            )
     axis.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
     axis.set_yticks(range(len(classes)), classes)
     axis.set_xlabel("predicted")

@@ -12,9 +12,7 @@ __all__ = ["MOBILENET"]
 
 
 def _separable(channels: int, layers: int, stride: int) -> StageSpec:
-    return StageSpec(
-        block="depthwise_separable", out_channels=channels, num_layers=layers, stride=stride
-    )
+    return StageSpec(block="depthwise_separable", out_channels=channels, num_layers=layers, stride=stride)
 
 
 def _inverted(expand_ratio: int, channels: int, layers: int, stride: int) -> StageSpec:

@@ -1,0 +1,1 @@
+"""From specs to torch: layers, blocks, the network."""

@@ -61,7 +61,7 @@ class LayerOptions:
 
 
 def _pair(value: Pair, name: str) -> tuple[int, int]:
-    sides = (value, value) if isinstance(value, int) else tuple(value)
+    sides = tuple(value) if isinstance(value, tuple | list) else (value, value)
     if len(sides) != 2 or any(isinstance(s, bool) or not isinstance(s, int) or s < 1 for s in sides):
         raise SpecError(f"{name} must be one or two integers of at least 1, got {value!r}")
     return (sides[0], sides[1])
@@ -132,6 +132,9 @@ class Conv2dSame(nn.Conv2d):
         *,
         input_size: Pair | None = None,
     ) -> None:
+        for name, count in (("in_channels", in_channels), ("out_channels", out_channels), ("groups", groups)):
+            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+                raise SpecError(f"{name} must be an integer of at least 1, got {count!r}")
         if in_channels % groups or out_channels % groups:
             raise SpecError(
                 f"groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}"
@@ -145,7 +148,7 @@ class Conv2dSame(nn.Conv2d):
             groups=groups,
             bias=bias,
         )
-        self.input_size = None if input_size is None else as_size(input_size)
+        self.input_size = None if input_size is None else as_size(input_size, name="input_size")
 
     @property
     def input_shape(self) -> tuple[int, int, int] | None:
@@ -182,7 +185,7 @@ class Conv2dSame(nn.Conv2d):
     def extra_repr(self) -> str:
         """The arguments, as in `torch.nn.Conv2d`, and the fixed size where there is one."""
         size = "" if self.input_size is None else f", input_size={self.input_size}"
-        return f"{super().extra_repr()}, padding='same'{size}"
+        return f"{super().extra_repr()}, padding='same'{size}"  # type: ignore[no-untyped-call]
 
 
 class MaxPool2dSame(nn.Module):
@@ -221,7 +224,9 @@ class Swish(nn.Module):
 
     def extra_repr(self) -> str:
         """β, and whether it learns."""
-        return f"beta={float(self.beta):g}, learnable={isinstance(self.beta, nn.Parameter)}"
+        learnable = isinstance(self.beta, Tensor)
+        beta = self.beta.detach().item() if isinstance(self.beta, Tensor) else self.beta
+        return f"beta={beta:g}, learnable={learnable}"
 
 
 class HardSwish(nn.Module):
@@ -355,8 +360,7 @@ class ConvNormAct(nn.Module):
         """x: (N, in_channels, H, W). Returns (N, out_channels, ceil(H / stride), ceil(W / stride))."""
         x = self.conv(x)
         x = self.norm(x)
-        x = self.act(x)
-        return x
+        return self.act(x)
 
 
 class SqueezeExcite(nn.Module):
@@ -369,9 +373,7 @@ class SqueezeExcite(nn.Module):
         activation: Activation between the two 1×1 convolutions.
     """
 
-    def __init__(
-        self, channels: int, squeeze_channels: int, *, activation: Activation = "swish"
-    ) -> None:
+    def __init__(self, channels: int, squeeze_channels: int, *, activation: Activation = "swish") -> None:
         super().__init__()
         if channels < 1 or squeeze_channels < 1:
             raise SpecError(

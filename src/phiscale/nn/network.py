@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,8 @@ from phiscale.families import get_spec
 from phiscale.nn.blocks import make_block
 from phiscale.nn.layers import ConvNormAct, LayerOptions, MaxPool2dSame
 from phiscale.spec import Activation, NetworkSpec, Padding, as_size
+
+Contexts = tuple[AbstractContextManager[Any], AbstractContextManager[Any]]
 
 __all__ = ["Network", "build_network", "init_weights"]
 
@@ -102,7 +105,7 @@ class Network(nn.Module):
         x = self.pool(self.stem(x))
         for stage in self.stages:
             x = self._run_stage(stage, x)
-        return self.head(x)  # type: ignore[no-any-return]
+        return self.head(x)
 
     def forward_head(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
         """Pool and classify a last feature map.
@@ -133,7 +136,7 @@ class Network(nn.Module):
         """
         self.spec = replace(self.spec, num_classes=num_classes)
         weight = next(self.parameters())
-        self.classifier = _make_classifier(self.spec).to(weight.device, weight.dtype)
+        self.classifier = _make_classifier(self.spec).to(weight.device, weight.dtype).train(self.training)
         self.classifier.apply(init_weights)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -142,10 +145,10 @@ class Network(nn.Module):
 
     def _run_stage(self, stage: nn.Module, x: Tensor) -> Tensor:
         if not (self.grad_checkpointing and self.training and torch.is_grad_enabled()):
-            return stage(x)  # type: ignore[no-any-return]
+            return stage(x)
         for block in stage.children():
 
-            def contexts(block: nn.Module = block) -> tuple[AbstractContextManager[None], ...]:
+            def contexts(block: nn.Module = block) -> Contexts:
                 return nullcontext(), _frozen_statistics(block)
 
             x = checkpoint(block, x, use_reentrant=False, context_fn=contexts)
@@ -259,6 +262,3 @@ def build_network(
     chosen = get_spec(spec)
     given = {name: value for name, value in changes.items() if value is not None}
     return Network(replace(chosen, **given) if given else chosen)  # type: ignore[arg-type]
-
-
-create_model = build_network

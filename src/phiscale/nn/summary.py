@@ -27,12 +27,16 @@ def layer_table(spec: NetworkSpec, *, batch_size: int, image_size: tuple[int, in
     # On the meta device shapes are computed and nothing is.
     with torch.device("meta"):
         net = Network(spec).eval()
-    columns = ("output_size", "kernel_size", "num_params", "mult_adds")
     size = (batch_size, spec.in_channels, *image_size)
     with torch.no_grad():
         net(torch.empty(size, device="meta"))  # raises our own error where the input does not fit
-    return str(
-        torchinfo.summary(
-            net, input_size=size, device="meta", col_names=columns, depth=4, verbose=0, row_settings=("var_names",)
-        )
+    table = torchinfo.summary(
+        net,
+        input_size=size,
+        device="meta",
+        col_names=("output_size", "kernel_size", "num_params", "mult_adds"),
+        row_settings=("var_names",),
+        depth=5,  # stages, stage, block, layer, part
+        verbose=0,
     )
+    return str(table)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 
 from phiscale.errors import BudgetError
-from phiscale.scaling.complexity import Complexity, complexity
+from phiscale.scaling.complexity import MAX_BLOCKS, Complexity, complexity
 from phiscale.scaling.compound import RULES, CompoundRule, Scaling, compound_scale
 from phiscale.spec import NetworkSpec
 
@@ -21,8 +21,8 @@ __all__ = ["LIMITS", "Budget", "BudgetFit", "solve_budget"]
 PHI_TOLERANCE = 1e-9
 # Past these no real device has the memory, and a limit that still holds never will bind.
 MAX_SIDE = 16_384
-MAX_BLOCKS = 20_000
 MAX_CHANNELS = 200_000
+MIN_FACTOR = 1e-300
 
 LIMITS: Mapping[str, str] = {
     "macs": "multiply-adds",
@@ -86,7 +86,8 @@ class BudgetFit:
         costs: What it needs of each limited thing.
         utilization: Each cost as a fraction of its limit, at most 1.
         binding: The limits that the next larger network on the rule would break.
-        next_costs: What that next network needs.
+        next_costs: What that next network needs; its latency is measured only where it satisfies the
+            other limits.
     """
 
     spec: NetworkSpec
@@ -122,7 +123,7 @@ def solve_budget(
 
     Raises:
         BudgetError: Even the smallest network on the rule is over a limit (the message says what it
-            needs); no limit binds on this rule; or `measure` is missing.
+            needs); no limit binds on this rule; `measure` is missing, or returns no time.
 
     Example:
         >>> from phiscale import get_spec
@@ -139,6 +140,11 @@ def solve_budget(
         middle = (low + high) / 2
         low, high = (middle, high) if ladder.fits(middle) else (low, middle)
     best, above = ladder.network(low), ladder.network(high)
+    if ladder.is_absurd(above):
+        raise BudgetError(
+            f"{', '.join(limits)} set no bound on this rule, which grows (depth, width, resolution) by "
+            f"({rule.alpha:g}, {rule.beta:g}, {rule.gamma:g}); add a limit on macs"
+        )
     phi = _shortest_phi(ladder, low)
     costs, next_costs = ladder.costs(best), ladder.costs(above)
     return BudgetFit(
@@ -179,36 +185,43 @@ class _Ladder:
         return {name: getattr(counted, name) for name in self.limits if name != "latency_ms"}
 
     def costs(self, network: NetworkSpec) -> dict[str, float]:
+        """What a network needs; counting is free, so what it rejects is never measured."""
         costs = self.counted_costs(network)
-        if "latency_ms" in self.limits:
+        if "latency_ms" in self.limits and all(cost <= self.limits[name] for name, cost in costs.items()):
             costs["latency_ms"] = self.latency(network)
         return costs
 
     def latency(self, network: NetworkSpec) -> float:
         if network not in self.latencies:
             assert self.measure is not None
-            self.latencies[network] = float(self.measure(network))
+            latency = float(self.measure(network))
+            if not (latency >= 0 and math.isfinite(latency)):
+                raise BudgetError(f"measure must return milliseconds, got {latency!r} for {network.name}")
+            self.latencies[network] = latency
         return self.latencies[network]
 
     def fits(self, phi: float) -> bool:
         network = self.network(phi)
-        if any(cost > self.limits[name] for name, cost in self.counted_costs(network).items()):
-            return False  # Counting is free: what counting rejects is never measured.
-        return "latency_ms" not in self.limits or self.latency(network) <= self.limits["latency_ms"]
+        return not self.is_absurd(network) and all(
+            cost <= self.limits[name] for name, cost in self.costs(network).items()
+        )
 
     def lowest_phi(self) -> float:
         """The φ of the smallest sensible network: nothing shrinks further, or the image gets too small."""
         rule, spec = self.rule, self.spec
+        # Where one factor hardly grows, another would vanish before the first has done its part.
+        floor = math.log(MIN_FACTOR) / math.log(max(rule.alpha, rule.beta, rule.gamma))
         if rule.gamma > 1:
             # A hair above, so that the last pixel survives the power's rounding.
-            return math.log(spec.output_stride / min(spec.image_size)) / math.log(rule.gamma) + PHI_TOLERANCE
+            low = math.log(spec.output_stride / min(spec.image_size)) / math.log(rule.gamma) + PHI_TOLERANCE
+            return max(low, floor)
         lows = []
         if rule.alpha > 1:
             lows.append(-math.log(max(s.num_layers for s in spec.stages)) / math.log(rule.alpha))
         if rule.beta > 1:
-            widest = max(spec.num_features, *(s.out_channels for s in spec.stages))
+            widest = max(spec.stem.out_channels, spec.num_features, *(s.out_channels for s in spec.stages))
             lows.append(min(0.0, math.log(8 / widest) / math.log(rule.beta)))
-        return min(lows) - PHI_TOLERANCE
+        return max(min(lows) - PHI_TOLERANCE, floor)
 
     def is_absurd(self, network: NetworkSpec) -> bool:
         return (
@@ -236,12 +249,6 @@ def _bracket(ladder: _Ladder) -> tuple[float, float]:
     step = 1.0
     high = low + step
     while ladder.fits(high):
-        if ladder.is_absurd(ladder.network(high)):
-            raise BudgetError(
-                f"{', '.join(ladder.limits)} set no bound on this rule, which grows "
-                f"(depth, width, resolution) by ({ladder.rule.alpha:g}, {ladder.rule.beta:g}, "
-                f"{ladder.rule.gamma:g}); add a limit on macs"
-            )
         low, step = high, step * 1.5
         high = low + step
     return low, high

@@ -10,11 +10,13 @@ from phiscale.scaling.memory import inference_peak, training_peak
 from phiscale.scaling.tape import OpCost, tape
 from phiscale.spec import NetworkSpec, as_size
 
-__all__ = ["Complexity", "StageComplexity", "complexity"]
+__all__ = ["MAX_BLOCKS", "Complexity", "StageComplexity", "complexity"]
 
 FLOAT_BYTES = 4
 # A safetensors header has a line of JSON per tensor: name, type, shape and offsets.
 HEADER_BYTES_PER_TENSOR = 105
+# Counting walks every block; past this no device has the memory anyway.
+MAX_BLOCKS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +93,8 @@ def complexity(
             momentum, 2 for AdamW and for RMSProp with momentum.
 
     Raises:
-        SpecError: `batch_size` or `image_size` is not positive.
+        SpecError: `batch_size` or `image_size` is not positive, `optimizer_states` is negative, or the
+            network has more than 10,000 blocks.
 
     Example:
         >>> from phiscale import get_spec
@@ -100,6 +103,12 @@ def complexity(
     """
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise SpecError(f"batch_size must be an integer of at least 1, got {batch_size!r}")
+    if isinstance(optimizer_states, bool) or not isinstance(optimizer_states, int) or optimizer_states < 0:
+        raise SpecError(f"optimizer_states must be an integer of at least 0, got {optimizer_states!r}")
+    if spec.num_blocks > MAX_BLOCKS:
+        raise SpecError(
+            f"{spec.name} has {spec.num_blocks:,} blocks; at most {MAX_BLOCKS:,} are counted: scale it less"
+        )
     size = spec.image_size if image_size is None else as_size(image_size)
     return _complexity(spec, batch_size, size, optimizer_states)
 
@@ -141,7 +150,9 @@ def _stages(spec: NetworkSpec, ops: list[OpCost], size: tuple[int, int]) -> tupl
     stem, rows = spec.stem, []
     pool = ", max pool" if stem.max_pool else ""
     labels = [(f"Conv{stem.kernel_size}x{stem.kernel_size}{pool}", stem.out_channels, 1, stem.stride)]
-    labels += [(_operator(spec, i), s.out_channels, s.num_layers, s.stride) for i, s in enumerate(spec.stages)]
+    labels += [
+        (_operator(spec, i), s.out_channels, s.num_layers, s.stride) for i, s in enumerate(spec.stages)
+    ]
     head = "Conv1x1, pool, FC" if spec.head else "pool, FC"
     labels.append((head.removesuffix(", FC") if not spec.num_classes else head, spec.num_features, 1, 1))
     for row, (operator, channels, layers, stride) in enumerate(labels):

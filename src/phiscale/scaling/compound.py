@@ -138,7 +138,7 @@ def _read_rule(path: Path) -> CompoundRule:
         return CompoundRule(**{key: data[key] for key in ("alpha", "beta", "gamma")})
     except SpecError as error:
         raise SpecError(f"{path}: {error}") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise SpecError(
             f"{path} is no rule ({error!r}); it must be a JSON object with alpha, beta and gamma"
         ) from None
@@ -168,7 +168,10 @@ def scale(
         ((291, 291), 28, 1536)
     """
     factors = Scaling(depth=depth, width=width, resolution=resolution)
-    height, width_px = (round(side * factors.resolution) for side in spec.image_size)
+    sides = [side * factors.resolution for side in spec.image_size]
+    if not all(math.isfinite(side) for side in sides):
+        raise SpecError(f"resolution {resolution:g} is too large for {spec.image_size}")
+    height, width_px = (round(side) for side in sides)
     if min(height, width_px) < 1:
         raise SpecError(f"resolution {resolution:g} leaves no pixel of {spec.image_size}")
     stem, head = spec.stem, spec.head
@@ -195,9 +198,7 @@ def _scale_stage(stage: StageSpec, factors: Scaling) -> StageSpec:
     return replace(stage, num_layers=layers, out_channels=channels)
 
 
-def compound_scale(
-    spec: NetworkSpec, *, phi: float, rule: CompoundRule = RULES["paper"]
-) -> NetworkSpec:
+def compound_scale(spec: NetworkSpec, *, phi: float, rule: CompoundRule = RULES["paper"]) -> NetworkSpec:
     """Scale a baseline by the compound coefficient φ.
 
     Args:
@@ -215,7 +216,5 @@ def compound_scale(
         (276, 276)
     """
     factors = rule.at(phi)
-    scaled = scale(
-        spec, depth=factors.depth, width=factors.width, resolution=factors.resolution
-    )
+    scaled = scale(spec, depth=factors.depth, width=factors.width, resolution=factors.resolution)
     return replace(scaled, name=f"{spec.name}_phi{phi:.4g}")

@@ -22,7 +22,7 @@ def round_channels(channels: int, width: float = 1.0, *, divisor: int = 8) -> in
         divisor: Channels come out as a multiple of it.
 
     Raises:
-        SpecError: `width` is not a positive finite number.
+        SpecError: `width` is not a positive finite number, or too large.
 
     Example:
         >>> round_channels(32, 1.1), round_channels(40, 1.4), round_channels(16, 0.3)
@@ -33,6 +33,8 @@ def round_channels(channels: int, width: float = 1.0, *, divisor: int = 8) -> in
     if width == 1.0:
         return channels
     exact = channels * width
+    if not math.isfinite(exact):
+        raise SpecError(f"width {width:g} is too large for {channels} channels")
     rounded = max(divisor, int(exact + divisor / 2) // divisor * divisor)
     if rounded < 0.9 * exact:
         rounded += divisor
@@ -43,7 +45,7 @@ def round_repeats(repeats: int, depth: float = 1.0) -> int:
     """Scale the number of layers of a stage: ceil(d · L), at least 1 (the authors' `round_repeats`).
 
     Raises:
-        SpecError: `depth` is not a positive finite number.
+        SpecError: `depth` is not a positive finite number, or too large.
 
     Example:
         >>> round_repeats(4, 1.1), round_repeats(3, 0.5), round_repeats(1, 0.1)
@@ -51,4 +53,7 @@ def round_repeats(repeats: int, depth: float = 1.0) -> int:
     """
     if not (depth > 0 and math.isfinite(depth)):
         raise SpecError(f"depth must be a positive number, got {depth!r}")
-    return math.ceil(depth * repeats)
+    exact = depth * repeats
+    if not math.isfinite(exact):
+        raise SpecError(f"depth {depth:g} is too large for {repeats} layers")
+    return math.ceil(exact)

@@ -13,9 +13,7 @@ from phiscale.spec import NetworkSpec, as_size
 __all__ = ["for_image_size"]
 
 
-def for_image_size(
-    spec: NetworkSpec, image_size: int | tuple[int, int], *, min_map: int = 4
-) -> NetworkSpec:
+def for_image_size(spec: NetworkSpec, image_size: int | tuple[int, int], *, min_map: int = 4) -> NetworkSpec:
     """The network for another image size, with strides lowered until the last map is large enough.
 
     Strides are lowered from the stem on, one after the other, so the later stages, where most

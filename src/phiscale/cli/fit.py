@@ -1,0 +1,219 @@
+"""`phiscale fit`: images and a budget in, a trained and measured model directory out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from phiscale.cli.options import (
+    FileSize,
+    InferenceMemory,
+    JsonOutput,
+    Macs,
+    Params,
+    Rule,
+    TrainingMemory,
+    make_budget,
+)
+from phiscale.cli.output import console, print_json
+from phiscale.cli.units import format_bytes, format_count
+from phiscale.errors import RecipeError, SpecError
+
+if TYPE_CHECKING:
+    from phiscale.data.scan import Finding, ScanReport
+    from phiscale.pipeline import FitPlan, FitResult
+
+INTERRUPTED = 130
+
+
+def fit(
+    images: Annotated[
+        str,
+        typer.Argument(
+            help="Folder with one folder per class, a CSV or Parquet manifest, or torchvision:NAME:ROOT."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The model directory to make.", file_okay=False)],
+    macs: Macs = None,
+    params: Params = None,
+    inference_memory: InferenceMemory = None,
+    training_memory: TrainingMemory = None,
+    file_size: FileSize = None,
+    model: Annotated[
+        str, typer.Option(help="The baseline: a name from `phiscale models` or a JSON file.")
+    ] = "efficientnet_b0",
+    rule: Rule = "paper",
+    weights: Annotated[
+        Path | None, typer.Option(help="A model directory to start from; its network is taken.")
+    ] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(help="Image side in pixels; by default chosen from budget and images.", min=8),
+    ] = None,
+    resize: Annotated[
+        str, typer.Option(help="crop (the centre), squash (the whole image) or pad (the whole image).")
+    ] = "crop",
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="fast, finetune, paper or a YAML file; finetune with --weights, else fast."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Change a setting of the recipe, like --set augment.policy=none.",
+        ),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate per 256 images.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that load images.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    val_fraction: Annotated[
+        float, typer.Option(help="Share held out to choose the best epoch, where there is no val split.")
+    ] = 0.2,
+    split_file: Annotated[
+        Path | None, typer.Option(help="CSV with path and split (train, val, test) that decides the splits.")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at an image that cannot be used.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out, as it was begun.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Throw away the run in --out.")] = False,
+    json: JsonOutput = False,
+) -> None:
+    """Train the network that fits your images and your budget, and measure it.
+
+    Scans the images, solves the budget, says what it chose and why, trains, and evaluates. Ctrl-C
+    stops cleanly; the same command with --resume goes on.
+    """
+    from phiscale.pipeline import plan_fit, run
+    from phiscale.pipeline.plan import read_plan
+
+    if resize not in ("crop", "squash", "pad"):
+        raise SpecError(f"resize must be crop, squash or pad; got {resize!r}")
+    short = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "workers": workers,
+        "seed": seed,
+    }
+    if resume:
+        plan = read_plan(out)
+    else:
+        with scan_progress(not json) as progress:
+            plan = plan_fit(
+                images,
+                model=model,
+                budget=make_budget(macs, params, inference_memory, training_memory, file_size),
+                rule=rule,
+                recipe=recipe,
+                overrides=_overrides(settings or [], short),
+                weights=weights,
+                image_size=image_size,
+                resize=resize,  # type: ignore[arg-type]
+                val_fraction=val_fraction,
+                split_file=split_file,
+                strict=strict,
+                progress=progress,
+            )
+    if not json:
+        print_plan(plan)
+    result = run(plan, out, resume=resume, overwrite=overwrite, strict=strict, progress=not json)
+    if json:
+        print_json(_as_dict(result))
+    else:
+        print_result(result)
+    if result.training.interrupted:
+        raise typer.Exit(INTERRUPTED)
+
+
+def _overrides(settings: list[str], short: dict[str, Any]) -> dict[str, Any]:
+    overrides = {name: value for name, value in short.items() if value is not None}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise RecipeError(f"--set takes NAME=VALUE, got {setting!r}; like --set label_smoothing=0")
+        overrides[name.strip()] = value.strip()
+    return overrides
+
+
+def scan_progress(show: bool) -> Any:
+    """A context with a progress callback for a scan, on standard error; None where none is shown."""
+    from phiscale.cli.progress import counting
+
+    return counting("scanning", show=show)
+
+
+def print_plan(plan: FitPlan) -> None:
+    """Print what was found and chosen, and how long an epoch will take."""
+    from phiscale.pipeline.forecast import seconds_per_epoch
+    from phiscale.scaling.complexity import complexity
+
+    out, source = console(), plan.source
+    counts = ", ".join(f"{len(source.split(s))} {s}" for s in ("train", "val", "test") if source.split(s))
+    out.print(f"images   {plan.images}: {len(source.classes)} classes, {counts}")
+    if plan.report is not None:
+        _print_findings(plan.report)
+    for note in plan.notes:
+        out.print(f"chosen   {note}")
+    cost = complexity(plan.spec, plan.recipe.batch_size)
+    out.print(
+        f"network  {plan.spec.name}: {format_count(cost.macs)} multiply-adds, {format_count(cost.params)} "
+        f"parameters, {format_bytes(cost.file_bytes)} file, {format_bytes(cost.training_bytes)} of tensors "
+        f"to train batches of {plan.recipe.batch_size}"
+    )
+    seconds = seconds_per_epoch(plan)
+    total = seconds * plan.recipe.epochs
+    out.print(
+        f"time     about {_duration(seconds)} an epoch, {_duration(total)} for {plan.recipe.epochs} epochs"
+    )
+
+
+def _print_findings(report: ScanReport) -> None:
+    """One line for each kind of problem, with its first case."""
+    out = console()
+    by_kind: dict[str, list[Finding]] = {}
+    for finding in report.findings:
+        if finding.severity != "note":
+            by_kind.setdefault(finding.kind, []).append(finding)
+    for kind, findings in by_kind.items():
+        example = f", such as {findings[0].ids[0]}" if findings[0].ids else ""
+        out.print(f"{findings[0].severity:8} {len(findings)} × {kind.replace('_', ' ')}{example}")
+    if by_kind:
+        out.print(f"         `phiscale scan {report.location}` explains and lists them")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def print_result(result: FitResult) -> None:
+    """Print the figures of a finished run, or how far an interrupted one came."""
+    out, evaluation = console(), result.evaluation
+    if evaluation is not None:
+        out.print(
+            f"result   top-1 {evaluation.top1:.1%} on {len(evaluation.labels)} {evaluation.data['split']} "
+            f"images ({_duration(result.training.seconds)} of training)"
+        )
+    out.print(f"model    {result.directory}")
+
+
+def _as_dict(result: FitResult) -> dict[str, Any]:
+    training, evaluation = result.training, result.evaluation
+    return {
+        "directory": str(result.directory),
+        "interrupted": training.interrupted,
+        "stopped_early": training.stopped_early,
+        "seconds": training.seconds,
+        "history": [record.to_dict() for record in training.history],
+        "metrics": None if evaluation is None else evaluation.to_dict(),
+    }

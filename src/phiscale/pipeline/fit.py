@@ -1,0 +1,222 @@
+"""`phiscale.fit`: images and a budget in, a trained and measured model directory out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from phiscale.data.augment import TrainTransform
+from phiscale.data.loading import make_loader
+from phiscale.data.transforms import EvalTransform
+from phiscale.errors import TrainingError
+from phiscale.evaluation.evaluate import evaluate
+from phiscale.evaluation.results import Evaluation
+from phiscale.nn.network import Network
+from phiscale.pipeline.plan import FitPlan, plan_fit, read_plan
+from phiscale.preprocess import ResizeMode
+from phiscale.scaling.budget import Budget
+from phiscale.scaling.compound import RULES, CompoundRule
+from phiscale.spec import NetworkSpec
+from phiscale.training import checkpoints
+from phiscale.training.history import EpochRecord
+from phiscale.training.recipe import Recipe
+from phiscale.training.train import TrainResult, train
+from phiscale.weights.load import load_weights
+
+__all__ = ["FitResult", "fit", "run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitResult:
+    """What a run came to.
+
+    Attributes:
+        directory: The model directory.
+        training: What training came to.
+        evaluation: The metrics, on the test images where there are some, else on the val images; None
+            where the run was interrupted or there are neither.
+    """
+
+    directory: Path
+    training: TrainResult
+    evaluation: Evaluation | None
+
+
+def fit(
+    images: str | Path,
+    out: str | Path,
+    *,
+    model: str | Path | NetworkSpec = "efficientnet_b0",
+    budget: Budget | None = None,
+    rule: str | Path | CompoundRule = RULES["paper"],
+    recipe: str | Path | Recipe | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    weights: str | Path | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    resize: ResizeMode = "crop",
+    val_fraction: float = 0.2,
+    split_file: Path | None = None,
+    strict: bool = False,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Path:
+    """Train the network that fits your images and your budget.
+
+    The images are scanned, the budget is solved from `model` along `rule`, the network is trained by
+    `recipe` and measured. `out` is a model directory from the first epoch on.
+
+    Args:
+        images: A folder with one folder per class (also under train/, val/, test/), a CSV or Parquet
+            manifest, or ``torchvision:NAME:ROOT``.
+        out: The model directory to make.
+        model: The baseline: a name, a JSON file or a spec. Without a budget it is taken as it is.
+        budget: Limits that the network must satisfy.
+        rule: The direction to scale in: a name, ``"alpha,beta,gamma"``, a JSON file or a rule.
+        recipe: ``"fast"``, ``"finetune"``, ``"paper"``, a YAML file or a recipe. The default is
+            ``"finetune"`` with `weights`, else ``"fast"``.
+        overrides: Settings of the recipe to change: dotted name → value.
+        weights: A model directory to start from; its network is taken.
+        image_size: Side or (height, width) in pixels. By default the network's own, or the images' own
+            where that is smaller.
+        resize: How images are brought to the size: ``"crop"``, ``"squash"`` or ``"pad"``.
+        val_fraction: Share of the training images held out to choose the best epoch, where the data
+            has no val split.
+        split_file: CSV with `path` and `split` that decides the splits.
+        strict: Whether an image that cannot be used is an error instead of being left out.
+        resume: Go on with the run in `out`; the other arguments are then those it was begun with.
+        overwrite: Whether a run in `out` may be thrown away.
+        progress: Whether to draw a progress bar.
+
+    Returns:
+        The model directory. After Ctrl-C it holds the best network so far; `resume` goes on.
+
+    Raises:
+        DataError: The images cannot be used.
+        BudgetError: No network on the rule fits the budget.
+        SpecError: The model, rule or size is not valid.
+        RecipeError: The recipe is not valid.
+        TrainingError: Training cannot start, go on, or be resumed.
+    """
+    if resume:
+        plan = read_plan(Path(out))
+    else:
+        plan = plan_fit(
+            images,
+            model=model,
+            budget=budget,
+            rule=rule,
+            recipe=recipe,
+            overrides=overrides,
+            weights=weights,
+            image_size=image_size,
+            resize=resize,
+            val_fraction=val_fraction,
+            split_file=split_file,
+            strict=strict,
+        )
+    return run(plan, out, resume=resume, overwrite=overwrite, strict=strict, progress=progress).directory
+
+
+def run(
+    plan: FitPlan,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    strict: bool = False,
+    progress: bool = True,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
+) -> FitResult:
+    """Train and measure what a plan says.
+
+    Args:
+        plan: From `plan_fit`, or from `read_plan` with `resume`.
+        out: The model directory.
+        resume: Go on with the run in `out`.
+        overwrite: Whether a run in `out` may be thrown away.
+        strict: Whether an image that fails during training is an error.
+        progress: Whether to draw a progress bar.
+        on_epoch: Called after each epoch.
+
+    Raises:
+        TrainingError: Training cannot start, go on, or be resumed.
+    """
+    directory, recipe, source = Path(out), plan.recipe, plan.source
+    if not resume:
+        if checkpoints.exist(directory) and not overwrite:
+            raise TrainingError(
+                f"{directory} holds a run already; go on with resume, or choose another directory"
+            )
+        plan.write(directory)
+    loading: dict[str, Any] = {
+        "batch_size": recipe.batch_size,
+        "seed": recipe.seed,
+        "workers": recipe.workers,
+        "cache": recipe.cache,
+        "on_error": "raise" if strict else "skip",
+    }
+    train_loader = make_loader(
+        source,
+        source.split("train"),
+        TrainTransform(plan.preprocess, recipe.augment),
+        shuffle=True,
+        drop_last=True,
+        **loading,
+    )
+    val = source.split("val")
+    val_loader = (
+        make_loader(source, val, EvalTransform(plan.preprocess), shuffle=False, **loading) if val else None
+    )
+    trained = train(
+        _network(plan),
+        train_loader,
+        val_loader,
+        recipe=recipe,
+        out=directory,
+        classes=source.classes,
+        preprocess=plan.preprocess,
+        provenance=_provenance(plan),
+        resume=resume,
+        overwrite=overwrite,
+        progress=progress,
+        on_epoch=on_epoch,
+    )
+    measurable = not trained.interrupted and (val or source.split("test"))
+    evaluation = (
+        evaluate(directory, plan.images, batch_size=recipe.batch_size, strict=strict) if measurable else None
+    )
+    return FitResult(directory=directory, training=trained, evaluation=evaluation)
+
+
+def _network(plan: FitPlan) -> Network:
+    # The seed decides the initial weights too, and the caller's random state is left alone.
+    with torch.random.fork_rng():
+        torch.manual_seed(plan.recipe.seed)
+        net = Network(plan.spec)
+        if plan.weights is not None:
+            load_weights(net, plan.weights, strict=False)
+    return net
+
+
+def _provenance(plan: FitPlan) -> dict[str, Any]:
+    solved = plan.solved
+    return {
+        "data": {**plan.data, "images": {s: len(plan.source.split(s)) for s in ("train", "val", "test")}},
+        "weights": plan.weights,
+        "chosen": list(plan.notes),
+        "budget": None
+        if solved is None
+        else {
+            "phi": solved.phi,
+            "depth": solved.scaling.depth,
+            "width": solved.scaling.width,
+            "resolution": solved.scaling.resolution,
+            "utilization": dict(solved.utilization),
+            "binding": list(solved.binding),
+        },
+    }

@@ -1,0 +1,298 @@
+"""What a `fit` is going to do, decided before anything is trained.
+
+The plan is written to ``plan.json`` in the model directory, so that a resumed run does the same thing
+even when defaults or the images on disk have changed since.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from phiscale.data.scan import ScanReport, scan
+from phiscale.data.sources import ImageSource, open_source
+from phiscale.errors import DataError, ModelDirError, SpecError, TrainingError
+from phiscale.families import get_spec
+from phiscale.preprocess import Preprocess, ResizeMode
+from phiscale.scaling.budget import Budget, BudgetFit, solve_budget
+from phiscale.scaling.compound import RULES, CompoundRule, get_rule
+from phiscale.scaling.small_images import for_image_size
+from phiscale.spec import NetworkSpec, as_size
+from phiscale.training.recipe import Recipe, get_recipe
+from phiscale.weights.config import read_config
+from phiscale.weights.files import write_text
+
+__all__ = ["PLAN", "FitPlan", "plan_fit", "read_plan"]
+
+PLAN = "plan.json"
+SIDE_STEP = 8
+LEAST_STEPS_PER_EPOCH = 16
+LEAST_BATCH = 8
+
+ScanProgress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitPlan:
+    """Everything that decides a run.
+
+    Attributes:
+        images: Location of the images.
+        source: The usable images with their splits.
+        spec: The network, with the data's classes and channels.
+        preprocess: How images are prepared.
+        recipe: How to train.
+        solved: How the budget was solved; None without a budget.
+        weights: Where training starts from; None is from scratch.
+        report: The scan; None where a stored plan is resumed.
+        notes: What was chosen and why, a sentence each.
+        data: The split rule, as stored with the model.
+        unusable: Ids of the images that are left out.
+    """
+
+    images: str
+    source: ImageSource
+    spec: NetworkSpec
+    preprocess: Preprocess
+    recipe: Recipe
+    solved: BudgetFit | None
+    weights: str | None
+    report: ScanReport | None
+    notes: tuple[str, ...]
+    data: Mapping[str, Any]
+    unusable: tuple[str, ...]
+
+    def write(self, directory: Path) -> None:
+        """Store what a resumed run needs.
+
+        Raises:
+            TrainingError: The directory cannot be written.
+        """
+        content = {
+            "images": self.images,
+            "spec": self.spec.to_dict(),
+            "preprocess": self.preprocess.to_dict(),
+            "recipe": self.recipe.to_dict(),
+            "weights": self.weights,
+            "notes": list(self.notes),
+            "data": dict(self.data),
+            "classes": list(self.source.classes),
+            "unusable": list(self.unusable),
+        }
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            write_text(directory / PLAN, json.dumps(content, indent=2) + "\n")
+        except OSError as error:
+            raise TrainingError(f"cannot write to {directory}: {error.strerror or error}") from None
+
+
+def plan_fit(
+    images: str | Path,
+    *,
+    model: str | Path | NetworkSpec = "efficientnet_b0",
+    budget: Budget | None = None,
+    rule: str | Path | CompoundRule = RULES["paper"],
+    recipe: str | Path | Recipe | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    weights: str | Path | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    resize: ResizeMode = "crop",
+    val_fraction: float = 0.2,
+    split_file: Path | None = None,
+    strict: bool = False,
+    progress: ScanProgress | None = None,
+) -> FitPlan:
+    """Look at the images, solve the budget, and settle every choice of a run.
+
+    The arguments are those of `phiscale.fit`.
+    """
+    chosen = _recipe(recipe, overrides, from_weights=weights is not None)
+    source = open_source(images, val_fraction=val_fraction, seed=chosen.seed, split_file=split_file)
+    report = scan(source, progress=progress)
+    if strict and report.unusable:
+        raise DataError(
+            f"{len(report.unusable)} of {report.images} images cannot be used, such as "
+            f"{min(report.unusable)}; `phiscale scan {images}` lists them; mend them or leave out strict"
+        )
+    source = report.usable(source)
+    if not source.split("train"):
+        raise DataError(
+            f"{images} has no training images; put them under train/, or leave out the split folders"
+        )
+    notes: list[str] = []
+    if weights is not None:
+        spec, preprocess = _from_model_dir(weights, notes)
+        solved = None
+        if budget is not None:
+            raise SpecError("weights fix the network, so a budget cannot be solved too; give one of the two")
+    else:
+        # Before the budget is solved: classes and channels cost parameters and multiply-adds.
+        baseline = _for_data(get_spec(model), report, notes)
+        spec, solved, is_native = _choose_network(baseline, budget, get_rule(rule), image_size, report, notes)
+        preprocess = replace(Preprocess.for_size(spec.image_size, channels=spec.in_channels), resize=resize)
+        if is_native:  # images at the network's own size have no border to spare
+            preprocess = replace(preprocess, crop_fraction=1.0)
+    spec = replace(spec, num_classes=len(source.classes))
+    chosen = _fit_recipe(chosen, len(source.split("train")), overrides, notes)
+    of_the_network = {name: getattr(chosen, name) for name in ("dropout", "drop_path", "norm_momentum")}
+    spec = replace(spec, **{name: value for name, value in of_the_network.items() if value is not None})
+    return FitPlan(
+        images=_location(images),
+        source=source,
+        spec=spec,
+        preprocess=preprocess,
+        recipe=chosen,
+        solved=solved,
+        weights=None if weights is None else str(weights),
+        report=report,
+        notes=tuple(notes),
+        data={
+            "location": _location(images),
+            "val_fraction": val_fraction,
+            "seed": chosen.seed,
+            "split_file": None if split_file is None else str(split_file),
+        },
+        unusable=tuple(sorted(report.unusable)),
+    )
+
+
+def read_plan(directory: Path) -> FitPlan:
+    """The plan of a run that was begun in a directory.
+
+    Raises:
+        TrainingError: No run was begun there, or its plan is damaged.
+        DataError: The images are no longer those of the plan.
+    """
+    try:
+        content = json.loads((directory / PLAN).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise TrainingError(f"nothing to resume: no {PLAN} in {directory}; start without resume") from None
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"cannot read {directory / PLAN}: {error}; start again without resume") from None
+    data = content["data"]
+    split_file = data["split_file"]
+    source = open_source(
+        content["images"],
+        val_fraction=data["val_fraction"],
+        seed=data["seed"],
+        split_file=None if split_file is None else Path(split_file),
+    ).without(content["unusable"])
+    if list(source.classes) != content["classes"]:
+        raise DataError(
+            f"the classes in {content['images']} are no longer those that the run began with; "
+            "put the images back, or start again in another directory"
+        )
+    return FitPlan(
+        images=content["images"],
+        source=source,
+        spec=NetworkSpec.from_dict(content["spec"]),
+        preprocess=Preprocess.from_dict(content["preprocess"]),
+        recipe=Recipe.from_dict(content["recipe"]),
+        solved=None,
+        weights=content["weights"],
+        report=None,
+        notes=tuple(content["notes"]),
+        data=data,
+        unusable=tuple(content["unusable"]),
+    )
+
+
+def _location(images: str | Path) -> str:
+    """Where the images are, so that it is found from any working directory."""
+    path = Path(images)
+    return str(path.resolve()) if path.exists() else str(images)
+
+
+def _recipe(
+    recipe: str | Path | Recipe | None, overrides: Mapping[str, Any] | None, *, from_weights: bool
+) -> Recipe:
+    default = "finetune" if from_weights else "fast"
+    if isinstance(recipe, Recipe):
+        chosen = recipe
+    elif recipe is None:
+        chosen = get_recipe(default)
+    elif str(recipe).endswith((".yaml", ".yml")):
+        chosen = Recipe.from_yaml(recipe, get_recipe(default))
+    else:
+        chosen = get_recipe(str(recipe))
+    return chosen.override(overrides) if overrides else chosen
+
+
+def _from_model_dir(weights: str | Path, notes: list[str]) -> tuple[NetworkSpec, Preprocess]:
+    """Network and preprocessing of the model directory that training starts from."""
+    try:
+        start = read_config(weights)
+    except ModelDirError as error:
+        raise ModelDirError(f"weights must be a model directory of phiscale: {error}") from None
+    notes.append(f"starts from the weights in {weights}: {start.spec.name}, {len(start.classes)} classes")
+    return start.spec, start.preprocess
+
+
+def _for_data(baseline: NetworkSpec, report: ScanReport, notes: list[str]) -> NetworkSpec:
+    """The baseline with the classes of the data and, where all images are grey, one channel."""
+    channels = baseline.in_channels
+    if report.grey and channels == 3:
+        channels = 1
+        notes.append("all images are grey, so the network takes one channel")
+    return replace(baseline, num_classes=len(report.classes), in_channels=channels)
+
+
+def _choose_network(
+    baseline: NetworkSpec,
+    budget: Budget | None,
+    rule: CompoundRule,
+    image_size: int | tuple[int, int] | None,
+    report: ScanReport,
+    notes: list[str],
+) -> tuple[NetworkSpec, BudgetFit | None, bool]:
+    """The network, how the budget was solved, and whether it sees images at their own size."""
+    native = _native_side(report)
+    solved = None if budget is None else solve_budget(baseline, budget, rule=rule)
+    spec = baseline if solved is None else solved.spec
+    fixed = None if image_size is None else as_size(image_size)
+    is_native = fixed is None and native is not None and min(spec.image_size) > native
+    if is_native:
+        assert native is not None
+        fixed = (native, native)
+        notes.append(f"the images are about {native} px, so the network takes {native} px and not more")
+    if fixed is not None:
+        adapted = for_image_size(baseline, fixed)
+        if adapted.output_stride != baseline.output_stride:
+            notes.append(
+                f"strides lowered from {baseline.output_stride} to {adapted.output_stride}, so that the last "
+                f"map is {-(-fixed[0] // adapted.output_stride)} px and not "
+                f"{-(-fixed[0] // baseline.output_stride)}"
+            )
+        spec = adapted
+        if budget is not None:
+            solved = solve_budget(adapted, budget, rule=rule.without_resolution())
+            spec = solved.spec
+    if solved is not None:
+        notes.append(
+            f"the largest network within the budget is {baseline.name} at φ = {solved.phi:g} (depth × "
+            f"{solved.scaling.depth:.3g}, width × {solved.scaling.width:.3g}, {spec.image_size[0]}×"
+            f"{spec.image_size[1]} px); {' and '.join(solved.binding)} binds"
+        )
+    return spec, solved, is_native
+
+
+def _native_side(report: ScanReport) -> int | None:
+    """The typical side of the images in pixels, up to the next multiple of 8."""
+    if report.sizes is None:
+        return None
+    side = min(report.sizes.median_height, report.sizes.median_width)
+    return max(SIDE_STEP, -(-side // SIDE_STEP) * SIDE_STEP)
+
+
+def _fit_recipe(recipe: Recipe, images: int, overrides: Mapping[str, Any] | None, notes: list[str]) -> Recipe:
+    """Smaller batches where few images would make only a handful of steps in an epoch."""
+    batch = recipe.batch_size
+    while batch > LEAST_BATCH and images < LEAST_STEPS_PER_EPOCH * batch:
+        batch //= 2
+    if batch == recipe.batch_size or "batch_size" in (overrides or {}):
+        return recipe
+    notes.append(f"batches of {batch} instead of {recipe.batch_size}, as there are {images} training images")
+    return recipe.override({"batch_size": batch})

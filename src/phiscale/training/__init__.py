@@ -1,0 +1,1 @@
+"""Training: a network, data and a recipe in, a model directory out. Built on Lightning."""

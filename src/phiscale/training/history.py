@@ -1,0 +1,100 @@
+"""What each epoch gave, and what follows from it: the best epoch, and when to stop.
+
+Early stopping and the choice of the best epoch are pure functions of the history, so a resumed run
+decides as an unbroken one without any counter to restore.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from phiscale.errors import TrainingError
+from phiscale.weights.files import write_text
+
+__all__ = ["HISTORY", "EpochRecord", "best_epoch", "out_of_patience", "read_history", "write_history"]
+
+HISTORY = "history.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochRecord:
+    """One epoch of training.
+
+    Attributes:
+        epoch: Its number, from 1.
+        learning_rate: Of the classifier, at the last step.
+        train_loss: Mean over the epoch, with label smoothing and mixup.
+        train_top1: Share of training images classified right while training, in [0, 1].
+        val_loss: Cross entropy on the validation images; None without any.
+        val_top1: Share of validation images classified right, in [0, 1]; None without any.
+        seconds: The whole epoch, with validation.
+        images_per_second: Of training alone.
+    """
+
+    epoch: int
+    learning_rate: float
+    train_loss: float
+    train_top1: float
+    val_loss: float | None = None
+    val_top1: float | None = None
+    seconds: float
+    images_per_second: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> EpochRecord:
+        """Inverse of `to_dict`."""
+        return cls(**data)
+
+
+def best_epoch(history: Sequence[EpochRecord]) -> EpochRecord | None:
+    """The epoch of the highest validation top-1, and of those the one of the lowest validation loss.
+
+    Where there was no validation, the last epoch.
+    """
+    if not history:
+        return None
+    if history[-1].val_top1 is None:
+        return history[-1]
+    # A tie goes to the lower loss: on small validation sets many epochs share a top-1.
+    return max(history, key=lambda record: (record.val_top1 or 0.0, -(record.val_loss or math.inf)))
+
+
+def out_of_patience(history: Sequence[EpochRecord], patience: int) -> bool:
+    """Whether the last `patience` epochs brought no better validation top-1; patience 0 waits forever."""
+    if patience == 0 or len(history) <= patience or history[-1].val_top1 is None:
+        return False
+    scores = [record.val_top1 or 0.0 for record in history]
+    return max(scores[-patience:]) <= max(scores[:-patience])
+
+
+def write_history(directory: Path, history: Iterable[EpochRecord]) -> None:
+    """Write ``history.json``, whole or not at all.
+
+    Raises:
+        TrainingError: It cannot be written.
+    """
+    text = json.dumps([record.to_dict() for record in history], indent=2)
+    try:
+        write_text(directory / HISTORY, text + "\n")
+    except OSError as error:
+        raise TrainingError(f"cannot write {directory / HISTORY}: {error}; make room and go on") from None
+
+
+def read_history(directory: Path) -> tuple[EpochRecord, ...]:
+    """Inverse of `write_history`.
+
+    Raises:
+        OSError: There is no history in the directory.
+    """
+    records = json.loads((directory / HISTORY).read_text(encoding="utf-8"))
+    return tuple(EpochRecord.from_dict(record) for record in records)

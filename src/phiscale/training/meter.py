@@ -1,0 +1,54 @@
+"""Mean loss and accuracy of an epoch, without waiting for the device in each step."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["Meter"]
+
+
+class Meter:
+    """Collects (loss, right answers) of batches on their device; `mean` reads them once."""
+
+    def __init__(self) -> None:
+        self._losses: list[Tensor] = []
+        self._right: list[Tensor] = []
+        self._counts: list[int] = []
+
+    @property
+    def count(self) -> int:
+        """Images seen."""
+        return sum(self._counts)
+
+    @property
+    def last_loss(self) -> Tensor | None:
+        """The newest batch's loss, still on its device."""
+        return self._losses[-1] if self._losses else None
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.__init__()  # type: ignore[misc]
+
+    def add(self, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
+        """Add a batch.
+
+        Args:
+            loss: Scalar, a mean over the batch.
+            logits: (N, classes).
+            targets: (N,) labels, or (N, classes) soft targets, of which the largest counts.
+        """
+        labels = targets if targets.ndim == 1 else targets.argmax(1)
+        self._losses.append(loss.detach())
+        self._right.append((logits.detach().argmax(1) == labels).sum())
+        self._counts.append(len(labels))
+
+    def mean(self) -> tuple[float, float]:
+        """Loss and top-1 in [0, 1], each a mean over all images; NaN when there were none."""
+        if not self._counts:
+            return float("nan"), float("nan")
+        weights = torch.tensor(self._counts, dtype=torch.float64)
+        losses = torch.stack(self._losses).cpu().double()
+        right = torch.stack(self._right).sum().item()
+        total = weights.sum().item()
+        return float((losses * weights).sum().item() / total), float(right / total)
