@@ -35,7 +35,7 @@ def fit(
             help="Folder with one folder per class, a CSV or Parquet manifest, or torchvision:NAME:ROOT."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The model directory to make.", file_okay=False)],
+    out: Annotated[Path, typer.Option(help="The model directory to make.", file_okay=False)] = Path("model"),
     macs: Macs = None,
     params: Params = None,
     inference_memory: InferenceMemory = None,

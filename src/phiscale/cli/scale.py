@@ -78,6 +78,7 @@ def scale(
     else:
         scaling = Scaling(**given)
         scaled = scale_spec(spec, **given)
+    complexity(scaled, batch_size)  # What is too large to be counted stops here, before anything is written.
     if output is not None:
         with _writing(output):
             output.write_text(scaled.to_json() + "\n", encoding="utf-8")

@@ -82,7 +82,11 @@ def run_network(
         DataError: An image cannot be read and `strict` is set.
     """
     loader: DataLoader[_Item] = DataLoader(
-        _Images(source, records, preprocess), batch_size, num_workers=workers, collate_fn=list
+        _Images(source, records, preprocess),
+        batch_size,
+        num_workers=workers,
+        collate_fn=list,
+        generator=torch.Generator(),  # or the loader moves the global one
     )
     run, done, start = Run(), 0, time.perf_counter()
     for items in loader:

@@ -14,7 +14,7 @@ from typing import Any
 
 from phiscale.data.scan import ScanReport, scan
 from phiscale.data.sources import ImageSource, open_source
-from phiscale.errors import DataError, ModelDirError, SpecError, TrainingError
+from phiscale.errors import BudgetError, DataError, ModelDirError, SpecError, TrainingError
 from phiscale.families import get_spec
 from phiscale.preprocess import Preprocess, ResizeMode
 from phiscale.scaling.budget import Budget, BudgetFit, solve_budget
@@ -28,7 +28,12 @@ from phiscale.weights.files import write_text
 __all__ = ["PLAN", "FitPlan", "plan_fit", "read_plan"]
 
 PLAN = "plan.json"
+PLAN_KEYS = {
+    "images", "spec", "preprocess", "recipe", "weights", "notes", "data", "classes", "unusable",
+}  # fmt: skip
 SIDE_STEP = 8
+LEAST_MAP = 3  # pixels of the last feature map below which strides are lowered
+LAST_MAPS = (4, 2, 1)
 LEAST_STEPS_PER_EPOCH = 16
 LEAST_BATCH = 8
 
@@ -168,9 +173,12 @@ def read_plan(directory: Path) -> FitPlan:
     """
     try:
         content = json.loads((directory / PLAN).read_text(encoding="utf-8"))
+        missing = PLAN_KEYS - content.keys()
+        if missing:
+            raise ValueError(f"{min(missing)} is missing")
     except FileNotFoundError:
         raise TrainingError(f"nothing to resume: no {PLAN} in {directory}; start without resume") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise TrainingError(f"cannot read {directory / PLAN}: {error}; start again without resume") from None
     data = content["data"]
     split_file = data["split_file"]
@@ -258,18 +266,16 @@ def _choose_network(
         assert native is not None
         fixed = (native, native)
         notes.append(f"the images are about {native} px, so the network takes {native} px and not more")
+    elif fixed is None and -(-min(spec.image_size) // spec.output_stride) < LEAST_MAP:
+        fixed = spec.image_size
     if fixed is not None:
-        adapted = for_image_size(baseline, fixed)
-        if adapted.output_stride != baseline.output_stride:
+        spec, solved = _at_image_size(baseline, fixed, budget, rule)
+        if spec.output_stride != baseline.output_stride:
             notes.append(
-                f"strides lowered from {baseline.output_stride} to {adapted.output_stride}, so that the last "
-                f"map is {-(-fixed[0] // adapted.output_stride)} px and not "
+                f"strides lowered from {baseline.output_stride} to {spec.output_stride}, so that the last "
+                f"map is {-(-fixed[0] // spec.output_stride)} px and not "
                 f"{-(-fixed[0] // baseline.output_stride)}"
             )
-        spec = adapted
-        if budget is not None:
-            solved = solve_budget(adapted, budget, rule=rule.without_resolution())
-            spec = solved.spec
     if solved is not None:
         notes.append(
             f"the largest network within the budget is {baseline.name} at φ = {solved.phi:g} (depth × "
@@ -277,6 +283,23 @@ def _choose_network(
             f"{spec.image_size[1]} px); {' and '.join(solved.binding)} binds"
         )
     return spec, solved, is_native
+
+
+def _at_image_size(
+    baseline: NetworkSpec, size: tuple[int, int], budget: Budget | None, rule: CompoundRule
+) -> tuple[NetworkSpec, BudgetFit | None]:
+    """The network at a fixed image size, with strides as low as the budget allows."""
+    if budget is None:
+        return for_image_size(baseline, size), None
+    fixed_rule = rule.without_resolution()
+    for min_map in LAST_MAPS[:-1]:
+        try:
+            solved = solve_budget(for_image_size(baseline, size, min_map=min_map), budget, rule=fixed_rule)
+        except BudgetError:
+            continue  # lower strides cost multiply-adds and memory
+        return solved.spec, solved
+    solved = solve_budget(for_image_size(baseline, size, min_map=LAST_MAPS[-1]), budget, rule=fixed_rule)
+    return solved.spec, solved
 
 
 def _native_side(report: ScanReport) -> int | None:

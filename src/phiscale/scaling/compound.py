@@ -165,7 +165,7 @@ def scale(
         >>> from phiscale import get_spec
         >>> bigger = scale(get_spec("efficientnet_b0"), depth=1.4, width=1.2, resolution=1.3)
         >>> bigger.image_size, bigger.num_blocks, bigger.num_features
-        ((291, 291), 28, 1536)
+        ((291, 291), 26, 1536)
     """
     factors = Scaling(depth=depth, width=width, resolution=resolution)
     sides = [side * factors.resolution for side in spec.image_size]

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from smooth_pictures import make_images
+
+import phiscale as ps
+from malformed import make_malformed
+from phiscale.errors import TrainingError
+
+SHORT = {"epochs": 2, "warmup_epochs": 0, "batch_size": 8}
+BUDGET = ps.Budget(macs=1e6)
+
+
+def test_from_images_to_predictions(tmp_path: Path) -> None:
+    images = make_images(tmp_path / "images")
+    model = ps.fit(images, tmp_path / "model", budget=BUDGET, overrides=SHORT, progress=False)
+    assert model == tmp_path / "model"
+    metrics = json.loads((model / "metrics.json").read_text())
+    assert metrics["data"]["split"] == "val"
+    assert metrics["num_images"] == 6
+    predictor = ps.load(model)
+    (prediction,) = predictor.predict([images / "ash" / "0.png"], top_k=3)
+    assert set(prediction.labels) == {"ash", "elm", "oak"}
+    assert sum(prediction.scores) == pytest.approx(1.0, abs=1e-5)
+    config = json.loads((model / "config.json").read_text())
+    assert config["provenance"]["budget"]["utilization"]["macs"] <= 1.0
+    assert config["provenance"]["data"]["images"] == {"train": 24, "val": 6, "test": 0}
+
+
+def test_the_seed_decides_the_weights(tmp_path: Path) -> None:
+    images = make_images(tmp_path / "images")
+
+    def weights(name: str, seed: int) -> dict[str, torch.Tensor]:
+        overrides = {**SHORT, "seed": seed}
+        return load_file(
+            ps.fit(images, tmp_path / name, budget=BUDGET, overrides=overrides, progress=False)
+            / "model.safetensors"
+        )
+
+    state = torch.random.get_rng_state()
+    first, again, other = weights("a", 1), weights("b", 1), weights("c", 2)
+    assert torch.equal(torch.random.get_rng_state(), state)  # the caller's randomness is left alone
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["stem.conv.weight"], other["stem.conv.weight"])
+
+
+def test_a_run_is_not_thrown_away_by_accident(tmp_path: Path) -> None:
+    images = make_images(tmp_path / "images")
+    ps.fit(images, tmp_path / "model", budget=BUDGET, overrides=SHORT, progress=False)
+    with pytest.raises(TrainingError, match="holds a run already"):
+        ps.fit(images, tmp_path / "model", budget=BUDGET, overrides=SHORT, progress=False)
+    ps.fit(images, tmp_path / "model", budget=BUDGET, overrides=SHORT, progress=False, overwrite=True)
+
+
+def test_fine_tuning_keeps_what_fits(tmp_path: Path) -> None:
+    first = ps.fit(
+        make_images(tmp_path / "a"), tmp_path / "first", budget=BUDGET, overrides=SHORT, progress=False
+    )
+    more = make_images(tmp_path / "b")
+    (more / "oak").rename(more / "fir")
+    overrides = {**SHORT, "freeze_epochs": 1, "ema_decay": 0, "learning_rate": 1e-12}
+    second = ps.fit(more, tmp_path / "second", weights=first, overrides=overrides, progress=False)
+    before, after = load_file(first / "model.safetensors"), load_file(second / "model.safetensors")
+    # At such a rate nothing moves: what is equal was taken over, what is not was made anew.
+    torch.testing.assert_close(after["stem.conv.weight"], before["stem.conv.weight"], rtol=0, atol=1e-6)
+    assert ps.load(second).classes == ("ash", "elm", "fir")
+
+
+def test_malformed_images_stop_nothing(tmp_path: Path) -> None:
+    images = make_images(tmp_path / "images")
+    make_malformed(images / "ash")
+    model = ps.fit(images, tmp_path / "model", budget=BUDGET, overrides=SHORT, progress=False)
+    plan = json.loads((model / "plan.json").read_text())
+    assert sum("bad_" in name for name in plan["unusable"]) > 40
+    assert not any("odd_" in name for name in plan["unusable"])
+
+
+def _start(images: Path, out: Path, *more: str) -> subprocess.Popen[bytes]:
+    code = "from phiscale.cli.main import main; main()"
+    command = [sys.executable, "-c", code, "fit", str(images), "--out", str(out), "--macs", "1M"]
+    settings = ("--epochs", "6", "--set", "warmup_epochs=1")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*command, *settings, *more], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+
+
+def _epochs(out: Path) -> int:
+    try:
+        return len(json.loads((out / "history.json").read_text()))
+    except (OSError, ValueError):
+        return 0
+
+
+def test_killed_and_resumed_equals_unbroken(tmp_path: Path) -> None:
+    images = make_images(tmp_path / "images")
+    unbroken = _start(images, tmp_path / "unbroken")
+    _, errors = unbroken.communicate(timeout=120)
+    assert unbroken.returncode == 0, errors.decode()
+    broken = tmp_path / "broken"
+    process = _start(images, broken)
+    deadline = time.monotonic() + 120
+    while _epochs(broken) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert 2 <= _epochs(broken) < 6
+    ps.load(broken)  # opens at any time
+    resumed = _start(images, broken, "--resume")
+    _, errors = resumed.communicate(timeout=120)
+    assert resumed.returncode == 0, errors.decode()
+    expected = load_file(tmp_path / "unbroken" / "model.safetensors")
+    found = load_file(broken / "model.safetensors")
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_interrupt_says_how_to_go_on(tmp_path: Path) -> None:
+    images = make_images(tmp_path / "images")
+    process = _start(images, tmp_path / "model", "--set", "epochs=500")
+    deadline = time.monotonic() + 120
+    while _epochs(tmp_path / "model") < 1 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"resume" in errors
+    assert b"Traceback" not in errors
