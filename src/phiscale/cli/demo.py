@@ -45,6 +45,7 @@ def demo(
             DEMO_DATA,
             budget=Budget(macs=macs),
             overrides={"epochs": epochs, "seed": seed},
+            val_fraction=0.1,  # the test emoji are held out besides
             progress=progress,
         )
     print_plan(plan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -12,8 +13,8 @@ __all__ = ["counting"]
 
 @contextmanager
 def counting(label: str, *, show: bool = True) -> Iterator[Callable[[int, int], None] | None]:
-    """A callback that takes (done, total) and draws a bar; None where nothing is shown."""
-    if not show:
+    """A callback that takes (done, total) and draws a bar; None where nobody looks."""
+    if not show or not sys.stderr.isatty():
         yield None
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

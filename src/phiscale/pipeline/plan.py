@@ -7,6 +7,7 @@ even when defaults or the images on disk have changed since.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -226,7 +227,19 @@ def _recipe(
         chosen = Recipe.from_yaml(recipe, get_recipe(default))
     else:
         chosen = get_recipe(str(recipe))
-    return chosen.override(overrides) if overrides else chosen
+    if not overrides:
+        return chosen
+    return chosen.override({**_phases_within(chosen, overrides.get("epochs")), **overrides})
+
+
+def _phases_within(recipe: Recipe, epochs: Any) -> dict[str, Any]:
+    """Warm-up and freezing for another number of epochs, where they would not leave enough of it."""
+    try:
+        number = int(epochs)
+    except (TypeError, ValueError):
+        return {}  # not given; or no number, which the recipe itself reports
+    warmup, freeze = min(recipe.warmup_epochs, number / 5), min(recipe.freeze_epochs, number // 2)
+    return {"warmup_epochs": warmup, "freeze_epochs": freeze} if number > 0 else {}
 
 
 def _from_model_dir(weights: str | Path, notes: list[str]) -> tuple[NetworkSpec, Preprocess]:
@@ -311,11 +324,18 @@ def _native_side(report: ScanReport) -> int | None:
 
 
 def _fit_recipe(recipe: Recipe, images: int, overrides: Mapping[str, Any] | None, notes: list[str]) -> Recipe:
-    """Smaller batches where few images would make only a handful of steps in an epoch."""
+    """Smaller batches where few images would make only a handful of steps in an epoch.
+
+    A recipe's learning rate shrinks in proportion to the batch, which is too much for small batches of
+    an adaptive optimiser; it is raised again so that in all it shrinks with the square root.
+    """
     batch = recipe.batch_size
     while batch > LEAST_BATCH and images < LEAST_STEPS_PER_EPOCH * batch:
         batch //= 2
     if batch == recipe.batch_size or "batch_size" in (overrides or {}):
         return recipe
     notes.append(f"batches of {batch} instead of {recipe.batch_size}, as there are {images} training images")
-    return recipe.override({"batch_size": batch})
+    changes: dict[str, Any] = {"batch_size": batch}
+    if "learning_rate" not in (overrides or {}) and recipe.optimizer == "adamw":
+        changes["learning_rate"] = recipe.learning_rate * math.sqrt(recipe.batch_size / batch)
+    return recipe.override(changes)

@@ -94,7 +94,7 @@ class _Writer:
             params=weights + bias,
             tensors=1 + bool(bias),
             macs=weights * self.shape[1] * self.shape[2],
-            scratch=weights * ONEDNN_BLOCK if depthwise and kernel > 3 else 0,
+            scratch=_scratch(weights, kernel, depthwise=depthwise),
         )
         yield self.op("norm", self.elements, params=2 * out_channels, buffers=2 * out_channels, tensors=5)
         if act:
@@ -111,6 +111,13 @@ class _Writer:
             "se_gate", squeeze, out_elements=channels, params=weights + channels, tensors=2, macs=weights
         )
         yield self.op("mul", self.elements)
+
+
+def _scratch(weights: int, kernel: int, *, depthwise: bool) -> int:
+    if depthwise:
+        return weights * ONEDNN_BLOCK if kernel > 3 else 0
+    # Measured: a dense weight gradient is made in another layout and copied, 1×1 ones excepted.
+    return 2 * weights if kernel > 1 else 0
 
 
 def _padded(side: int, kernel: int, stride: int) -> int:
