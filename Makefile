@@ -1,6 +1,8 @@
 # Every target makes the environment that it needs, with pip.
 PYTHON ?= python3
 BIN := .venv/bin
+# mkdocs-material announces its successor at every build.
+export NO_MKDOCS_2_WARNING := 1
 export OMP_NUM_THREADS ?= $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0)))')
 # Two test processes with one thread each are faster than one with two.
 WORKERS ?= $(OMP_NUM_THREADS)
