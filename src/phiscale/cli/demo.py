@@ -27,7 +27,7 @@ def demo(
     out: Annotated[
         Path, typer.Option(help="Folder for model, figures and pictures.", file_okay=False)
     ] = Path("demo"),
-    macs: Macs = DEMO_MACS,
+    macs: Macs = None,
     epochs: Annotated[int, typer.Option(help="Passes over the training images.", min=1)] = DEMO_EPOCHS,
     seed: Annotated[int, typer.Option(help="Seed of everything random.", min=0)] = 0,
 ) -> None:
@@ -43,7 +43,7 @@ def demo(
     with scan_progress(True) as progress:
         plan = plan_fit(
             DEMO_DATA,
-            budget=Budget(macs=macs),
+            budget=Budget(macs=macs or DEMO_MACS),
             overrides={"epochs": epochs, "seed": seed},
             val_fraction=0.1,  # the test emoji are held out besides
             progress=progress,
