@@ -26,7 +26,7 @@ def main() -> None:
         arguments.images,
         arguments.out,
         budget=ps.Budget(macs=arguments.macs),
-        overrides={"epochs": arguments.epochs, "warmup_epochs": min(2.0, arguments.epochs / 10)},
+        overrides={"epochs": arguments.epochs},
     )
     result = ps.evaluate(directory, arguments.images)
     print(f"top-1 {result.top1:.1%} on {result.num_images} held-out images")

@@ -2,7 +2,7 @@
 
 The public names are imported on first use, so ``import phiscale`` is quick and loads no torch.
 
-Example:
+Examples:
     >>> import phiscale as ps
     >>> b0 = ps.get_spec("efficientnet_b0")
     >>> ps.complexity(b0).params

@@ -49,7 +49,7 @@ class Preprocess:
     Raises:
         SpecError: A field has a value that cannot be carried out.
 
-    Example:
+    Examples:
         >>> Preprocess.for_size(224).crop_fraction
         0.875
     """

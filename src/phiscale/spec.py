@@ -4,7 +4,7 @@ A network is a stem, a chain of stages of repeated blocks, and a head (Tan & Le 
 N = F_s^{L_s} ∘ … ∘ F_1^{L_1}). A spec stores only what cannot be derived: a stage does not know its
 input channels or resolution; `NetworkSpec.blocks` threads them.
 
-Example:
+Examples:
     >>> from phiscale import get_spec
     >>> b0 = get_spec("efficientnet_b0")
     >>> b0.stages[2].kernel_size, b0.stages[2].out_channels

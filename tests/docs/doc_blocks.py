@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 RUN = ("bash", "python")
 
 # A page's training is cut to two epochs in this process: what is shown is that the command works.
-SHORT = "--set epochs=2 --set warmup_epochs=1 --set workers=0"
+SHORT = "--set epochs=2 --set workers=0"
 
 _FENCE = re.compile(r"^( *)(```+)([\w+-]*)(.*)$")
 _TITLE = re.compile(r'title="([^"]+)"')
@@ -155,22 +155,26 @@ def _run_in_bash(command: str, folder: Path, *, place: str) -> None:
 
 
 def run_python(block: Block, namespace: dict[str, Any]) -> None:
-    """Run a python block; an expression with ``# -> value`` beside it must have that value."""
+    """Run a python block, and compare what stands behind ``# ->`` at the end of a statement.
+
+    That is the value of an expression, or what the statement prints.
+    """
     lines = block.text.splitlines()
     tree = ast.parse(block.text, filename=block.place)
     promised = {number for number, line in enumerate(lines, start=1) if _ARROW.search(line)}
     for statement in tree.body:
-        wanted = _ARROW.search(lines[(statement.end_lineno or 0) - 1])
-        if wanted is None:
-            exec(compile(ast.Module([statement], []), block.place, "exec"), namespace)
-            continue
-        assert isinstance(statement, ast.Expr), f"{block.place}: `# ->` belongs beside an expression"
-        printed = io.StringIO()
+        last = statement.end_lineno or 0
+        wanted = _ARROW.search(lines[last - 1])
+        value, printed = None, io.StringIO()
         with contextlib.redirect_stdout(printed):
-            value = eval(compile(ast.Expression(statement.value), block.place, "eval"), namespace)
-        found = printed.getvalue().strip() if value is None else repr(value)
-        assert found == wanted.group(1), f"{block.place}: {lines[(statement.end_lineno or 0) - 1]}"
-        promised.discard(statement.end_lineno or 0)
+            if isinstance(statement, ast.Expr):
+                value = eval(compile(ast.Expression(statement.value), block.place, "eval"), namespace)
+            else:
+                exec(compile(ast.Module([statement], []), block.place, "exec"), namespace)
+        if wanted:
+            found = printed.getvalue().strip() if value is None else repr(value)
+            assert found == wanted.group(1), f"{block.place}: {lines[last - 1].strip()} gives {found}"
+            promised.discard(last)
     assert not promised, f"{block.place}: `# ->` in lines {sorted(promised)} of the block is never checked"
 
 

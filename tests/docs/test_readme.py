@@ -38,7 +38,14 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     spec = ps.compound_scale(ps.get_spec("efficientnet_b0"), phi=-6.0)
     net = ps.create_model(spec, num_classes=len(CLASSES), image_size=64)
     preprocess = ps.Preprocess.for_size(64)
-    return ps.save(net, tmp_path_factory.mktemp("untrained"), classes=list(CLASSES), preprocess=preprocess)
+    return ps.save(
+        net,
+        tmp_path_factory.mktemp("untrained"),
+        classes=list(CLASSES),
+        preprocess=preprocess,
+        # As training notes it, for evaluation to find the held-out images.
+        provenance={"data": {"location": "photos", "val_fraction": 0.2, "seed": 0, "split_file": None}},
+    )
 
 
 @pytest.fixture
@@ -107,7 +114,8 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         ("1 + 1  # -> 3", "1 \\+ 1"),
         ("print('a')  # -> b", "print"),
-        ("x = 2  # -> 2", "belongs beside an expression"),
+        ("x = 2  # -> 2", "x = 2"),
+        ("if True:\n    print(1)  # -> 2", "print"),
         ("if True:\n    1  # -> 1\n    2", "never checked"),
     ],
 )

@@ -34,6 +34,16 @@ def test_the_budget_holds_for_the_network_that_is_trained(tmp_path: Path) -> Non
     assert plan.solved.rule.gamma == 1.0
 
 
+def test_training_memory_is_that_of_the_recipes_batch(tmp_path: Path) -> None:
+    images = make_images(tmp_path / "images")
+    limit = 40e6
+    plan = plan_fit(images, budget=ps.Budget(training_bytes=limit), overrides={"batch_size": 16})
+    used = ps.complexity(plan.spec, 16).training_bytes
+    assert 0.5 * limit < used <= limit
+    assert plan.solved is not None
+    assert plan.solved.costs["training_bytes"] == used
+
+
 def test_large_images_let_the_rule_choose_the_resolution(tmp_path: Path) -> None:
     images = make_images(tmp_path / "images", size=(160, 200))
     plan = plan_fit(images, budget=ps.Budget(macs=10e6))

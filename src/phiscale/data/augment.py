@@ -53,7 +53,7 @@ class Augment:
     Raises:
         RecipeError: A field has a value that cannot be carried out.
 
-    Example:
+    Examples:
         >>> Augment(pad_crop=4).crop_scale
         (1.0, 1.0)
     """
@@ -90,7 +90,7 @@ class Augment:
 class TrainTransform:
     """The transform of training: `augment` on top of what `preprocess` demands.
 
-    Example:
+    Examples:
         >>> transform = TrainTransform(Preprocess.for_size(32), Augment(pad_crop=4))
         >>> image = Image.linear_gradient("L")
         >>> bool((transform(image, seed=1) == transform(image, seed=1)).all())

@@ -93,7 +93,7 @@ def decode(
     Raises:
         ImageError: The image cannot be read; one line that names the file.
 
-    Example:
+    Examples:
         >>> decode(np.full((2, 3), 65535, dtype=np.uint16)).getpixel((0, 0))
         (255, 255, 255)
     """
@@ -181,7 +181,7 @@ def has_frames(image: Image.Image) -> bool:
 def printable(name: object) -> str:
     r"""A file name that every terminal can show: control characters and broken Unicode as escapes.
 
-    Example:
+    Examples:
         >>> printable("a\nb")
         'a\\nb'
     """

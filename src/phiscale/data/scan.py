@@ -1,6 +1,6 @@
 """Read every image once, and say what is wrong with it before training starts.
 
-Example:
+Examples:
     >>> from phiscale.data.sources import open_source
     >>> source = open_source("images/")                     # doctest: +SKIP
     >>> report = scan(source)                               # doctest: +SKIP

@@ -1,6 +1,6 @@
 """Where images come from: a folder, a manifest, or a torchvision data set, with their splits.
 
-Example:
+Examples:
     >>> import tempfile
     >>> root = Path(tempfile.mkdtemp())
     >>> for name in ("cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png"):

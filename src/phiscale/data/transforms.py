@@ -53,7 +53,7 @@ class EvalTransform:
     With the authors' setting (bicubic, 224 of 256) it equals torchvision's ``Resize(256)`` and
     ``CenterCrop(224)`` on the Pillow image, pixel by pixel.
 
-    Example:
+    Examples:
         >>> EvalTransform(Preprocess.for_size(32))(Image.new("RGB", (50, 40))).shape
         torch.Size([3, 32, 32])
     """

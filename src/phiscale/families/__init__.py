@@ -31,7 +31,7 @@ def get_spec(name: str | Path | NetworkSpec) -> NetworkSpec:
     Raises:
         SpecError: No such name, or the file holds no valid spec.
 
-    Example:
+    Examples:
         >>> get_spec("efficientnet_b4").image_size
         (380, 380)
     """
@@ -57,7 +57,7 @@ def list_specs(family: str | None = None) -> list[str]:
     Raises:
         SpecError: No such family.
 
-    Example:
+    Examples:
         >>> list_specs("mobilenet")
         ['mobilenet_v1', 'mobilenet_v2']
     """

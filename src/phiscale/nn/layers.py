@@ -114,7 +114,7 @@ class Conv2dSame(nn.Conv2d):
     Raises:
         SpecError: A size is not positive, or channels are no multiple of `groups`.
 
-    Example:
+    Examples:
         >>> conv = Conv2dSame(3, 8, 3, stride=2, input_size=(225, 224))
         >>> conv.input_shape, conv.output_shape
         ((3, 225, 224), (8, 113, 112))

@@ -32,7 +32,7 @@ class Network(nn.Module):
     Args:
         spec: What to build; kept as `spec`.
 
-    Example:
+    Examples:
         >>> net = Network(get_spec("efficientnet_b0")).eval()
         >>> [tuple(f.shape[1:]) for f in net.features(torch.zeros(1, 3, 64, 64))][-1]
         (320, 2, 2)

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,7 @@ def plan_fit(
             f"{images} has no training images; put them under train/, or leave out the split folders"
         )
     notes: list[str] = []
+    chosen = _fit_recipe(chosen, len(source.split("train")), overrides, notes)
     if weights is not None:
         spec, preprocess = _from_model_dir(weights, notes)
         solved = None
@@ -137,12 +139,14 @@ def plan_fit(
     else:
         # Before the budget is solved: classes and channels cost parameters and multiply-adds.
         baseline = _for_data(get_spec(model), report, notes)
-        spec, solved, is_native = _choose_network(baseline, budget, get_rule(rule), image_size, report, notes)
+        solve = None
+        if budget is not None:
+            solve = partial(solve_budget, budget=budget, training_batch_size=chosen.batch_size)
+        spec, solved, is_native = _choose_network(baseline, solve, get_rule(rule), image_size, report, notes)
         preprocess = replace(Preprocess.for_size(spec.image_size, channels=spec.in_channels), resize=resize)
         if is_native:  # images at the network's own size have no border to spare
             preprocess = replace(preprocess, crop_fraction=1.0)
     spec = replace(spec, num_classes=len(source.classes))
-    chosen = _fit_recipe(chosen, len(source.split("train")), overrides, notes)
     of_the_network = {name: getattr(chosen, name) for name in ("dropout", "drop_path", "norm_momentum")}
     spec = replace(spec, **{name: value for name, value in of_the_network.items() if value is not None})
     return FitPlan(
@@ -263,7 +267,7 @@ def _for_data(baseline: NetworkSpec, report: ScanReport, notes: list[str]) -> Ne
 
 def _choose_network(
     baseline: NetworkSpec,
-    budget: Budget | None,
+    solve: Callable[..., BudgetFit] | None,
     rule: CompoundRule,
     image_size: int | tuple[int, int] | None,
     report: ScanReport,
@@ -271,7 +275,7 @@ def _choose_network(
 ) -> tuple[NetworkSpec, BudgetFit | None, bool]:
     """The network, how the budget was solved, and whether it sees images at their own size."""
     native = _native_side(report)
-    solved = None if budget is None else solve_budget(baseline, budget, rule=rule)
+    solved = None if solve is None else solve(baseline, rule=rule)
     spec = baseline if solved is None else solved.spec
     fixed = None if image_size is None else as_size(image_size)
     is_native = fixed is None and native is not None and min(spec.image_size) > native
@@ -282,7 +286,7 @@ def _choose_network(
     elif fixed is None and -(-min(spec.image_size) // spec.output_stride) < LEAST_MAP:
         fixed = spec.image_size
     if fixed is not None:
-        spec, solved = _at_image_size(baseline, fixed, budget, rule)
+        spec, solved = _at_image_size(baseline, fixed, solve, rule)
         if spec.output_stride != baseline.output_stride:
             notes.append(
                 f"strides lowered from {baseline.output_stride} to {spec.output_stride}, so that the last "
@@ -299,19 +303,22 @@ def _choose_network(
 
 
 def _at_image_size(
-    baseline: NetworkSpec, size: tuple[int, int], budget: Budget | None, rule: CompoundRule
+    baseline: NetworkSpec,
+    size: tuple[int, int],
+    solve: Callable[..., BudgetFit] | None,
+    rule: CompoundRule,
 ) -> tuple[NetworkSpec, BudgetFit | None]:
     """The network at a fixed image size, with strides as low as the budget allows."""
-    if budget is None:
+    if solve is None:
         return for_image_size(baseline, size), None
     fixed_rule = rule.without_resolution()
     for min_map in LAST_MAPS[:-1]:
         try:
-            solved = solve_budget(for_image_size(baseline, size, min_map=min_map), budget, rule=fixed_rule)
+            solved = solve(for_image_size(baseline, size, min_map=min_map), rule=fixed_rule)
         except BudgetError:
             continue  # lower strides cost multiply-adds and memory
         return solved.spec, solved
-    solved = solve_budget(for_image_size(baseline, size, min_map=LAST_MAPS[-1]), budget, rule=fixed_rule)
+    solved = solve(for_image_size(baseline, size, min_map=LAST_MAPS[-1]), rule=fixed_rule)
     return solved.spec, solved
 
 

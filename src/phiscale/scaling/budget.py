@@ -108,6 +108,7 @@ def solve_budget(
     rule: CompoundRule = RULES["paper"],
     measure: Measure | None = None,
     batch_size: int = 1,
+    training_batch_size: int | None = None,
     optimizer_states: int = 2,
 ) -> BudgetFit:
     """Find the largest network on a rule that satisfies every limit of a budget.
@@ -119,13 +120,14 @@ def solve_budget(
         measure: Gives the latency of a network in milliseconds; needed with `latency_ms`. It is called
             at most about thirty times, never twice for one network, and should grow along the rule.
         batch_size: Images per batch, for the memory limits.
+        training_batch_size: Images per batch of a training step, where that is another number.
         optimizer_states: Numbers that the optimiser keeps per parameter, for the training memory.
 
     Raises:
         BudgetError: Even the smallest network on the rule is over a limit (the message says what it
             needs); no limit binds on this rule; `measure` is missing, or returns no time.
 
-    Example:
+    Examples:
         >>> from phiscale import get_spec
         >>> fit = solve_budget(get_spec("efficientnet_b0"), Budget(macs=1e9))
         >>> fit.spec.image_size, fit.complexity.macs <= 1e9, fit.binding
@@ -134,7 +136,8 @@ def solve_budget(
     limits = budget.limits()
     if "latency_ms" in limits and measure is None:
         raise BudgetError("latency_ms needs measure=, a function that takes a spec and returns milliseconds")
-    ladder = _Ladder(spec, rule, limits, measure, batch_size, optimizer_states)
+    batches = (batch_size, training_batch_size or batch_size)
+    ladder = _Ladder(spec, rule, limits, measure, batches, optimizer_states)
     low, high = _bracket(ladder)
     while high - low > PHI_TOLERANCE:
         middle = (low + high) / 2
@@ -169,11 +172,12 @@ class _Ladder:
         rule: CompoundRule,
         limits: Mapping[str, float],
         measure: Measure | None,
-        batch_size: int,
+        batch_sizes: tuple[int, int],
         optimizer_states: int,
     ) -> None:
         self.spec, self.rule, self.limits, self.measure = spec, rule, limits, measure
-        self.batch_size, self.optimizer_states = batch_size, optimizer_states
+        self.inference_batch, self.training_batch = batch_sizes
+        self.optimizer_states = optimizer_states
         self.latencies: dict[NetworkSpec, float] = {}
 
     def network(self, phi: float) -> NetworkSpec:
@@ -181,8 +185,15 @@ class _Ladder:
         return replace(compound_scale(self.spec, phi=phi, rule=self.rule), name=self.spec.name)
 
     def counted_costs(self, network: NetworkSpec) -> dict[str, float]:
-        counted = complexity(network, self.batch_size, optimizer_states=self.optimizer_states)
-        return {name: getattr(counted, name) for name in self.limits if name != "latency_ms"}
+        inference, training = (
+            complexity(network, batch, optimizer_states=self.optimizer_states)
+            for batch in (self.inference_batch, self.training_batch)
+        )
+        return {
+            name: getattr(training if name == "training_bytes" else inference, name)
+            for name in self.limits
+            if name != "latency_ms"
+        }
 
     def costs(self, network: NetworkSpec) -> dict[str, float]:
         """What a network needs; counting is free, so what it rejects is never measured."""

@@ -96,7 +96,7 @@ def complexity(
         SpecError: `batch_size` or `image_size` is not positive, `optimizer_states` is negative, or the
             network has more than 10,000 blocks.
 
-    Example:
+    Examples:
         >>> from phiscale import get_spec
         >>> complexity(get_spec("efficientnet_b0")).macs
         385814752

@@ -47,7 +47,7 @@ class CompoundRule:
     Raises:
         SpecError: A factor is below 1, or all three are 1, so that nothing would grow.
 
-    Example:
+    Examples:
         >>> rule = CompoundRule(alpha=1.2, beta=1.1, gamma=1.15)
         >>> round(rule.growth, 3), rule.at(2.0).depth
         (1.92, 1.44)
@@ -112,7 +112,7 @@ def get_rule(name: str | Path | CompoundRule) -> CompoundRule:
     Raises:
         SpecError: No such rule.
 
-    Example:
+    Examples:
         >>> get_rule("1.2,1.1,1.15") == get_rule("paper")
         True
     """
@@ -161,7 +161,7 @@ def scale(
     Raises:
         SpecError: A factor is not a positive finite number, or the image would vanish.
 
-    Example:
+    Examples:
         >>> from phiscale import get_spec
         >>> bigger = scale(get_spec("efficientnet_b0"), depth=1.4, width=1.2, resolution=1.3)
         >>> bigger.image_size, bigger.num_blocks, bigger.num_features
@@ -210,7 +210,7 @@ def compound_scale(spec: NetworkSpec, *, phi: float, rule: CompoundRule = RULES[
     Raises:
         SpecError: `phi` is not finite or too large.
 
-    Example:
+    Examples:
         >>> from phiscale import get_spec
         >>> compound_scale(get_spec("efficientnet_b0"), phi=1.5).image_size
         (276, 276)

@@ -24,7 +24,7 @@ def round_channels(channels: int, width: float = 1.0, *, divisor: int = 8) -> in
     Raises:
         SpecError: `width` is not a positive finite number, or too large.
 
-    Example:
+    Examples:
         >>> round_channels(32, 1.1), round_channels(40, 1.4), round_channels(16, 0.3)
         (32, 56, 8)
     """
@@ -47,7 +47,7 @@ def round_repeats(repeats: int, depth: float = 1.0) -> int:
     Raises:
         SpecError: `depth` is not a positive finite number, or too large.
 
-    Example:
+    Examples:
         >>> round_repeats(4, 1.1), round_repeats(3, 0.5), round_repeats(1, 0.1)
         (5, 2, 1)
     """

@@ -25,7 +25,7 @@ def for_image_size(spec: NetworkSpec, image_size: int | tuple[int, int], *, min_
         image_size: Side or (height, width) in pixels.
         min_map: Smallest side of the last feature map, in pixels.
 
-    Example:
+    Examples:
         >>> from phiscale import get_spec
         >>> for_image_size(get_spec("efficientnet_b0"), 32).output_stride
         8

@@ -47,7 +47,7 @@ def replace(base: T, changes: Mapping[str, Any], *, path: str = "") -> T:
 def unflatten(changes: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted names to nested mappings.
 
-    Example:
+    Examples:
         >>> unflatten({"seed": 1, "augment.policy": "none"})
         {'seed': 1, 'augment': {'policy': 'none'}}
     """

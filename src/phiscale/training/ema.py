@@ -28,7 +28,7 @@ __all__ = ["EmaCallback", "ema_decay"]
 def ema_decay(decay: float, updates: int) -> float:
     """Decay of update number `updates` (from 0): min(decay, (1 + t) / (10 + t)).
 
-    Example:
+    Examples:
         >>> ema_decay(0.9999, 0), ema_decay(0.9999, 90), ema_decay(0.5, 10**6)
         (0.1, 0.91, 0.5)
     """

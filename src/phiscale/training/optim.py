@@ -44,7 +44,7 @@ def lr_factor(step: int, *, steps_per_epoch: int, recipe: Recipe) -> float:
 def ramp(step: int, *, start: int, length: int) -> float:
     """Linear warm-up from 0 to 1 of layers that begin to train at step `start`; 0 before it.
 
-    Example:
+    Examples:
         >>> [ramp(step, start=2, length=2) for step in range(5)]
         [0.0, 0.0, 0.5, 1.0, 1.0]
     """

@@ -16,7 +16,7 @@ __all__ = ["seed_step", "step_seed"]
 def step_seed(seed: int, epoch: int, batch: int) -> int:
     """A seed of 63 bits for one training step; neighbouring steps get unrelated seeds.
 
-    Example:
+    Examples:
         >>> step_seed(0, 1, 2) == step_seed(0, 1, 2), step_seed(0, 1, 2) == step_seed(0, 2, 1)
         (True, False)
     """

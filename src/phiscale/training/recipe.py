@@ -1,6 +1,6 @@
 """Training recipes: every choice of a run as one frozen value.
 
-Example:
+Examples:
     >>> recipe = RECIPES["fast"].override({"learning_rate": "0.002", "augment.policy": "none"})
     >>> recipe.learning_rate, recipe.augment.policy
     (0.002, 'none')
@@ -109,7 +109,7 @@ class Recipe:
 
     precision: Annotated[Precision, "32-true, or bf16-mixed: faster on GPUs, seldom on CPUs."] = "32-true"
     grad_checkpointing: Annotated[bool, "Compute activations twice to save memory; slower."] = False
-    channels_last: Annotated[bool, "Keep images as NHWC in memory: about twice as fast on CPUs."] = True
+    channels_last: Annotated[bool, "Keep images as NHWC in memory, the layout that CPUs prefer."] = True
     workers: Annotated[int, "Processes that load images; 0 loads in the training process."] = 0
     cache: Annotated[CacheMode, "Where decoded images are kept: auto, memory, disk, or off."] = "auto"
     seed: Annotated[int, "Seed of everything random; the same seed gives the same weights on a CPU."] = 0

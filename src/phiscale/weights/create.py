@@ -51,7 +51,7 @@ def create_model(
         SpecError: An argument is not valid, or no network has this name.
         ModelDirError: The weights cannot be read, or belong to another network.
 
-    Example:
+    Examples:
         >>> net = create_model("efficientnet_b0", num_classes=10)
         >>> net.classifier.out_features
         10
