@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phiscale.cli.fit import print_plan, print_result, scan_progress
+from phiscale.cli.fit import print_plan, print_result
 from phiscale.cli.options import Macs
 from phiscale.cli.output import console, print_table
+from phiscale.cli.progress import counting
 
 if TYPE_CHECKING:
     from phiscale.data.sources import ImageSource
@@ -40,7 +41,7 @@ def demo(
 
     began, out_console, model = time.perf_counter(), console(), out / "model"
     out_console.print("phiscale demo: which category is an emoji of? Noto Emoji, Apache License 2.0\n")
-    with scan_progress(True) as progress:
+    with counting("scanning") as progress:
         plan = plan_fit(
             DEMO_DATA,
             budget=Budget(macs=macs or DEMO_MACS),

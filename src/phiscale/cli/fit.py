@@ -18,6 +18,7 @@ from phiscale.cli.options import (
     make_budget,
 )
 from phiscale.cli.output import console, print_json
+from phiscale.cli.progress import counting
 from phiscale.cli.units import format_bytes, format_count
 from phiscale.errors import RecipeError, SpecError
 
@@ -105,7 +106,7 @@ def fit(
     if resume:
         plan = read_plan(out)
     else:
-        with scan_progress(not json) as progress:
+        with counting("scanning", show=not json) as progress:
             plan = plan_fit(
                 images,
                 model=model,
@@ -140,13 +141,6 @@ def _overrides(settings: list[str], short: dict[str, Any]) -> dict[str, Any]:
             raise RecipeError(f"--set takes NAME=VALUE, got {setting!r}; like --set label_smoothing=0")
         overrides[name.strip()] = value.strip()
     return overrides
-
-
-def scan_progress(show: bool) -> Any:
-    """A context with a progress callback for a scan, on standard error; None where none is shown."""
-    from phiscale.cli.progress import counting
-
-    return counting("scanning", show=show)
 
 
 def print_plan(plan: FitPlan) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phiscale.cli.units import format_count
-from phiscale.errors import SpecError, require
+from phiscale.errors import SpecError
+from phiscale.evaluation.plots import new_figure
 from phiscale.scaling.complexity import complexity
 from phiscale.spec import NetworkSpec
 
@@ -38,13 +39,7 @@ def plot_networks(networks: Mapping[str, NetworkSpec], path: Path) -> None:
     """
     if path.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise SpecError(f"{path} must end in .png, .svg or .pdf")
-    require("matplotlib", extra="plot")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    # A figure of its own, not pyplot's: nothing global is touched and no display is needed.
-    figure = Figure(figsize=(10, 1.05 * len(networks) + 0.5), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(10, 1.05 * len(networks) + 0.5, dpi=150)
     axes = figure.subplots(len(networks), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     for axis, (label, spec) in zip(axes, networks.items(), strict=True):
         _draw(axis, label, spec)

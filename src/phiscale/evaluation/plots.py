@@ -15,18 +15,27 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-__all__ = ["plot_confusion", "plot_history", "plot_predictions"]
+__all__ = ["new_figure", "plot_confusion", "plot_history", "plot_predictions"]
 
 BLUE, RED, GREY = "#4477aa", "#cc3344", "#777777"
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float, *, dpi: int = 130) -> Figure:
+    """An empty figure that touches nothing global and needs no display.
+
+    Args:
+        width: Inches.
+        height: Inches.
+        dpi: Pixels per inch.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
     require("matplotlib", extra="plot")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    # A figure of its own, not pyplot's: nothing global is touched and no display is needed.
-    figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
@@ -41,7 +50,7 @@ def plot_history(history: Sequence[Mapping[str, Any]], path: Path) -> None:
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
-    figure = _figure(9, 3.2)
+    figure = new_figure(9, 3.2)
     axes = figure.subplots(1, 2)
     epochs = [record["epoch"] for record in history]
     for axis, what, scale in ((axes[0], "loss", 1), (axes[1], "top1", 100)):
@@ -71,7 +80,7 @@ def plot_confusion(matrix: NDArray[np.int64], classes: Sequence[str], path: Path
         MissingDependencyError: matplotlib is not installed.
     """
     size = max(4.0, 0.55 * len(classes) + 2)
-    figure = _figure(size, size)
+    figure = new_figure(size, size)
     axis = figure.subplots()
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -111,7 +120,7 @@ def plot_predictions(
         MissingDependencyError: matplotlib is not installed.
     """
     rows = -(-len(images) // columns)
-    figure = _figure(1.6 * columns, 1.9 * rows)
+    figure = new_figure(1.6 * columns, 1.9 * rows)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:
         axis.set_axis_off()
