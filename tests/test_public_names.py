@@ -67,7 +67,16 @@ PARAMETERS = {
     "get_spec": ["name"],
     "list_specs": ["family"],
     "scale": ["spec", "*", "depth", "width", "resolution"],
-    "solve_budget": ["spec", "budget", "*", "rule", "measure", "batch_size", "optimizer_states"],
+    "solve_budget": [
+        "spec",
+        "budget",
+        "*",
+        "rule",
+        "measure",
+        "batch_size",
+        "training_batch_size",
+        "optimizer_states",
+    ],
 }
 
 # What the architecture calls by position or by these keywords.
