@@ -15,7 +15,7 @@ from smooth_pictures import make_images
 
 import phiscale as ps
 from malformed import make_malformed
-from phiscale.errors import TrainingError
+from phiscale.errors import ModelDirError, TrainingError
 
 SHORT = {"epochs": 2, "warmup_epochs": 0, "batch_size": 8}
 BUDGET = ps.Budget(macs=1e6)
@@ -74,6 +74,26 @@ def test_fine_tuning_keeps_what_fits(tmp_path: Path) -> None:
     # At such a rate nothing moves: what is equal was taken over, what is not was made anew.
     torch.testing.assert_close(after["stem.conv.weight"], before["stem.conv.weight"], rtol=0, atol=1e-6)
     assert ps.load(second).classes == ("ash", "elm", "fir")
+
+
+def test_fine_tuning_from_a_weight_file(tmp_path: Path) -> None:
+    images = make_images(tmp_path / "images")
+    first = ps.fit(images, tmp_path / "first", budget=BUDGET, overrides=SHORT, progress=False)
+    spec = tmp_path / "spec.json"
+    spec.write_text(
+        ps.NetworkSpec.from_dict(json.loads((first / "config.json").read_text())["spec"]).to_json()
+    )
+    overrides = {**SHORT, "freeze_epochs": 1, "ema_decay": 0, "learning_rate": 1e-12}
+    weights = first / "model.safetensors"
+    second = ps.fit(
+        images, tmp_path / "second", model=spec, weights=weights, overrides=overrides, progress=False
+    )
+    before, after = load_file(weights), load_file(second / "model.safetensors")
+    torch.testing.assert_close(after["stem.conv.weight"], before["stem.conv.weight"], rtol=0, atol=1e-6)
+    with pytest.raises(ModelDirError, match="do not exist"):
+        ps.fit(images, tmp_path / "third", weights=tmp_path / "nowhere.safetensors", progress=False)
+    with pytest.raises(ModelDirError, match="is of another network"):
+        ps.fit(images, tmp_path / "third", model="resnet18", weights=weights, progress=False)
 
 
 def test_malformed_images_stop_nothing(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def fit(
     ] = "efficientnet_b0",
     rule: Rule = "paper",
     weights: Annotated[
-        Path | None, typer.Option(help="A model directory to start from; its network is taken.")
+        Path | None, typer.Option(help="Start from a model directory, or from a weight file of --model.")
     ] = None,
     image_size: Annotated[
         int | None,

@@ -25,7 +25,7 @@ from phiscale.training import checkpoints
 from phiscale.training.history import EpochRecord
 from phiscale.training.recipe import Recipe
 from phiscale.training.train import TrainResult, train
-from phiscale.weights.load import load_weights
+from phiscale.weights.create import create_model
 
 __all__ = ["FitResult", "fit", "run"]
 
@@ -80,7 +80,8 @@ def fit(
         recipe: ``"fast"``, ``"finetune"``, ``"paper"``, a YAML file or a recipe. The default is
             ``"finetune"`` with `weights`, else ``"fast"``.
         overrides: Settings of the recipe to change: dotted name → value.
-        weights: A model directory to start from; its network is taken.
+        weights: What to start from: a model directory, whose network is taken, or a weight file in this
+            project's layout that fits `model`. The classifier is made anew where classes differ.
         image_size: Side or (height, width) in pixels. By default the network's own, or the images' own
             where that is smaller.
         resize: How images are brought to the size: ``"crop"``, ``"squash"`` or ``"pad"``.
@@ -197,10 +198,7 @@ def _network(plan: FitPlan) -> Network:
     # The seed decides the initial weights too, and the caller's random state is left alone.
     with torch.random.fork_rng():
         torch.manual_seed(plan.recipe.seed)
-        net = Network(plan.spec)
-        if plan.weights is not None:
-            load_weights(net, plan.weights, strict=False)
-    return net
+        return create_model(plan.spec, weights=plan.weights)
 
 
 def _provenance(plan: FitPlan) -> dict[str, Any]:

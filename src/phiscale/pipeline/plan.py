@@ -131,14 +131,17 @@ def plan_fit(
         )
     notes: list[str] = []
     chosen = _fit_recipe(chosen, len(source.split("train")), overrides, notes)
-    if weights is not None:
+    if weights is not None and budget is not None:
+        raise SpecError("weights fix the network, so a budget cannot be solved too; give one of the two")
+    if weights is not None and Path(weights).is_dir():
         spec, preprocess = _from_model_dir(weights, notes)
         solved = None
-        if budget is not None:
-            raise SpecError("weights fix the network, so a budget cannot be solved too; give one of the two")
     else:
-        # Before the budget is solved: classes and channels cost parameters and multiply-adds.
-        baseline = _for_data(get_spec(model), report, notes)
+        if weights is not None and not Path(weights).is_file():
+            raise ModelDirError(f"weights {weights} do not exist; give a model directory or a weight file")
+        # Before the budget is solved: classes and channels cost parameters and multiply-adds. Weights
+        # in a file keep the channels that they were trained with.
+        baseline = _for_data(get_spec(model), report, notes) if weights is None else get_spec(model)
         solve = None
         if budget is not None:
             solve = partial(solve_budget, budget=budget, training_batch_size=chosen.batch_size)
