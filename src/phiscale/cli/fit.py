@@ -105,6 +105,7 @@ def fit(
     }
     if resume:
         plan = read_plan(out)
+        console(stderr=True).print(f"resumes the run in {out} as it was begun; only --out and --strict count")
     else:
         with counting("scanning", show=not json) as progress:
             plan = plan_fit(
@@ -179,7 +180,9 @@ def _print_findings(report: ScanReport) -> None:
         example = f", such as {findings[0].ids[0]}" if findings[0].ids else ""
         out.print(f"{findings[0].severity:8} {len(findings)} × {kind.replace('_', ' ')}{example}")
     if by_kind:
-        out.print(f"         `phiscale scan {report.location}` explains and lists them")
+        out.print(f"         `phiscale scan {report.location}` explains them; --json lists them all")
+    if report.unusable:
+        out.print(f"         {len(report.unusable)} images cannot be used and are left out")
 
 
 def _duration(seconds: float) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 __all__ = ["console", "print_json", "print_table"]
@@ -31,10 +32,28 @@ def print_json(value: Any) -> None:
 def print_table(
     headers: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None, left: int = 1
 ) -> None:
-    """Print a table; the first `left` columns are text, the others numbers."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for index, header in enumerate(headers):
-        table.add_column(header, justify="left" if index < left else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*(str(cell) for cell in row))
-    console().print(table)
+    """Print a table; the first `left` columns are text, the others numbers.
+
+    Where it is wider than the terminal, it is continued below with its first column repeated.
+    """
+    out, cells = console(), [[str(cell) for cell in row] for row in rows]
+
+    def table(columns: Sequence[int], title: str | None) -> Table:
+        made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        for index in columns:
+            made.add_column(headers[index], justify="left" if index < left else "right", overflow="fold")
+        for row in cells:
+            made.add_row(*(row[index] for index in columns))
+        return made
+
+    columns = [0]
+    for index in range(1, len(headers)):
+        wider = table([*columns, index], None)
+        if (
+            len(columns) > 1
+            and Measurement.get(out, out.options.update(max_width=10_000), wider).maximum > out.width
+        ):
+            out.print(table(columns, title))
+            columns, title = [0], None
+        columns.append(index)
+    out.print(table(columns, title))
