@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from phiscale.pipeline import FitResult
 
 DEMO_DATA = Path(__file__).parent.parent / "demo_data"
-DEMO_MACS = 10e6
-DEMO_EPOCHS = 60
+DEMO_SIDE = 128
+DEMO_EPOCHS = 14
+DEMO_WEIGHTS = "lite0-warm-start"
 SHOWN = 18
 
 
@@ -29,11 +30,17 @@ def demo(
         Path, typer.Option(help="Folder for model, figures and pictures.", file_okay=False)
     ] = Path("demo"),
     macs: Macs = None,
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="Start from random weights, all else being equal.")
+    ] = False,
+    image_size: Annotated[int, typer.Option(help="Image side in pixels.", min=32)] = DEMO_SIDE,
     epochs: Annotated[int, typer.Option(help="Passes over the training images.", min=1)] = DEMO_EPOCHS,
     seed: Annotated[int, typer.Option(help="Seed of everything random.", min=0)] = 0,
 ) -> None:
     """Train, measure and use a network on 1,319 emoji in six categories.
 
+    EfficientNet-B0 is fine-tuned from a warm start: the tensors of EfficientNet-Lite0, which the authors
+    trained on ImageNet, that fit it. With --macs the largest network within them is trained from scratch.
     The images are Noto Emoji, Copyright Google LLC and contributors, Apache License 2.0.
     """
     from phiscale.pipeline import plan_fit, run
@@ -44,7 +51,9 @@ def demo(
     with counting("scanning") as progress:
         plan = plan_fit(
             DEMO_DATA,
-            budget=Budget(macs=macs or DEMO_MACS),
+            budget=Budget(macs=macs) if macs else None,
+            weights=None if macs or from_scratch else DEMO_WEIGHTS,
+            image_size=None if macs else image_size,
             overrides={"epochs": epochs, "seed": seed},
             val_fraction=0.1,  # the test emoji are held out besides
             progress=progress,

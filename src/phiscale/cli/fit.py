@@ -47,7 +47,11 @@ def fit(
     ] = "efficientnet_b0",
     rule: Rule = "paper",
     weights: Annotated[
-        Path | None, typer.Option(help="Start from a model directory, or from a weight file of --model.")
+        str | None,
+        typer.Option(
+            help="Start from a model directory, or from weights of --model: anybody's file, imagenet, "
+            "lite0-warm-start (B0), or a name from `phiscale weights list`."
+        ),
     ] = None,
     image_size: Annotated[
         int | None,
@@ -58,7 +62,10 @@ def fit(
     ] = "crop",
     recipe: Annotated[
         str | None,
-        typer.Option(help="fast, finetune, paper or a YAML file; finetune with --weights, else fast."),
+        typer.Option(
+            help="fast, finetune, paper or a YAML file; finetune with --weights, else fast. finetune without "
+            "--weights starts from those that come with pip."
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -17,9 +18,11 @@ from phiscale.errors import DataError
 if TYPE_CHECKING:
     from typing import TextIO
 
-    from phiscale.deploy.predictor import Prediction
+    from phiscale.deploy.predictor import Prediction, Predictor
 
 __all__ = ["predict"]
+
+_HUB = "hf://"
 
 
 class Format(StrEnum):
@@ -53,15 +56,33 @@ class _Count:
 
 
 def predict(
-    model_dir: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A model directory.")],
+    model_dir: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL_DIR",
+            help="A model directory, or hf://user/repository; left out with --model or --weights.",
+        ),
+    ] = None,
     inputs: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             metavar="INPUTS",
             help="Images, folders (searched through), quoted patterns such as 'photos/**/*.jpg', or - for "
             "paths from standard input, one per line.",
         ),
-    ],
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="A network in place of MODEL_DIR: a name from `phiscale models` or a JSON file."),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="Published or anybody's weights: imagenet (what --model takes by itself), a name from "
+            "`phiscale weights list`, a file, a folder, or hf://user/repository. Without --model, the "
+            "network is recognised.",
+        ),
+    ] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Classes per image.")] = 5,
     format: Annotated[  # noqa: A002
         Format | None, typer.Option(help="How to write the rows; without it, by the suffix of --output.")
@@ -78,12 +99,13 @@ def predict(
     Exits with 0 when at least one image could be read, otherwise with 2.
     """
     from phiscale.deploy.inputs import expand
-    from phiscale.deploy.predictor import load
     from phiscale.deploy.rows import FORMATS
 
     chosen = Format.JSON if json else format or _by_suffix(output)
-    paths = expand(inputs, stdin=sys.stdin.buffer)
-    predictor = load(model_dir, runtime=runtime)
+    arguments = [item for item in (model_dir, *(inputs or ())) if item is not None]
+    directory, images = _split(arguments, named=model or weights)
+    paths = expand(images, stdin=sys.stdin.buffer)
+    predictor = _open(directory, model, weights, runtime)
     count = _Count(show=sys.stderr.isatty() and not (output is None and sys.stdout.isatty()))
     predictions = count.over(predictor.stream(paths, top_k=top_k, batch_size=batch_size))
     with _destination(output) as file:
@@ -91,6 +113,49 @@ def predict(
             file.write(text)
             file.flush()
     _conclude(count, output)
+
+
+def _split(arguments: list[str], *, named: str | None) -> tuple[str | None, list[str]]:
+    """The model directory, unless an option names the model, and the images."""
+    from phiscale.deploy.pretrained import is_model_dir
+
+    first = arguments[0] if arguments else ""
+    if named is not None:
+        if first and is_model_dir(first):
+            raise DataError(f"{first} is a model directory, and {named} is named too; leave out one of them")
+        directory, images = None, arguments
+    elif first.startswith(_HUB) or _is_folder(first):
+        directory, images = first, arguments[1:]
+    else:
+        problem = f"{first} is no model directory" if first else "no model is named"
+        raise DataError(
+            f"{problem}; give one before the images, or name a network, such as --model efficientnet_lite0"
+        )
+    if not images:
+        raise DataError("no images were named; give paths, folders or patterns")
+    return directory, images
+
+
+def _is_folder(name: str) -> bool:
+    try:
+        # An empty name is the present folder to pathlib; nobody means that.
+        return bool(name) and Path(name).is_dir()
+    except (OSError, ValueError):  # no name that a file can have
+        return False
+
+
+def _open(model_dir: str | None, model: str | None, weights: str | None, runtime: str) -> Predictor:
+    from phiscale.deploy.predictor import Predictor, load
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        if model_dir is not None:
+            predictor = load(model_dir, runtime=runtime)
+        else:
+            predictor = Predictor.from_weights(model, weights or "imagenet", runtime=runtime)
+    for warning in caught:
+        typer.echo(f"warning: {warning.message}", err=True)
+    return predictor
 
 
 def _by_suffix(output: Path | None) -> Format:

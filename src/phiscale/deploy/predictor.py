@@ -5,20 +5,28 @@ from __future__ import annotations
 import itertools
 import os
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from phiscale.data.decode import ImageError, ImageInput, decode
 from phiscale.data.transforms import fit_size
+from phiscale.deploy.hub import HubModel
+from phiscale.deploy.pretrained import is_model_dir, open_pretrained
 from phiscale.deploy.runtimes.base import Runtime, open_runtime
 from phiscale.errors import DataError, ModelDirError
+from phiscale.preprocess import Preprocess
+from phiscale.spec import NetworkSpec
+from phiscale.weights.checkpoint import HUB, IMAGENET, resolve
 from phiscale.weights.config import ModelDir, read_config
+
+if TYPE_CHECKING:
+    from phiscale.nn.network import Network
 
 __all__ = ["Prediction", "Predictor", "load"]
 
@@ -58,15 +66,18 @@ class _Decoded:
     error: str | None = None
 
 
-class Predictor:
-    """Classifies images with the preprocessing and the class names of a model directory.
+class Predictor(HubModel):
+    """Classifies images with the preprocessing and the class names of a model.
+
+    `phiscale.load` opens a model directory, `from_weights` anybody's weights, and `from_pretrained` a model
+    of the Hugging Face hub.
 
     Args:
         model: From `phiscale.weights.model_dir.read_config`.
         runtime: What runs the network.
 
     Attributes:
-        model: The model directory's own description.
+        model: The model directory's own description; for weights in memory, its path is that of their file.
         classes: Names of the classes, in the order of the logits.
     """
 
@@ -74,6 +85,66 @@ class Predictor:
         self.model = model
         self.classes = model.classes
         self._runtime = runtime
+
+    @classmethod
+    def from_weights(
+        cls,
+        model: str | Path | NetworkSpec | None,
+        weights: str | Path = IMAGENET,
+        *,
+        classes: Sequence[str] | None = None,
+        preprocess: Preprocess | None = None,
+        runtime: str = "auto",
+    ) -> Self:
+        """Predict with published weights, or with anybody's file.
+
+        Class names and preprocessing are the publisher's, as far as the weights say them or they are
+        published; nothing is written to disk.
+
+        Args:
+            model: A name from `phiscale.list_specs`, a JSON file or a spec; None takes the network that the
+                weights are recognised as. Where nothing says with what padding and norm the weights were
+                trained, those of a spec count.
+            weights: ``"imagenet"``, a name of the catalog, a file or folder of any publisher, or
+                ``hf://user/repository``.
+            classes: Name of each class, in the order of the logits. Where nobody says them, they are
+                ``class_0``, ``class_1``, …
+            preprocess: How images are prepared.
+            runtime: ``"auto"`` or ``"torch"``.
+
+        Raises:
+            ModelDirError: The weights cannot be had or read, are of another network, have no classifier, or
+                do not say how images are prepared; or there is no such runtime.
+            MissingDependencyError: The package with the weights is not installed.
+        """
+        described, network = open_pretrained(weights, model=model, classes=classes, preprocess=preprocess)
+        return cls(described, open_runtime(described, runtime, network=network))
+
+    @classmethod
+    def _open(
+        cls,
+        path: Path,
+        *,
+        name: str,
+        runtime: str = "auto",
+        classes: Sequence[str] | None = None,
+        preprocess: Preprocess | None = None,
+    ) -> Self:
+        """Open a model directory, or whatever else lies there; `name` is what messages call it."""
+        if not is_model_dir(path):
+            described, network = open_pretrained(path, classes=classes, preprocess=preprocess, name=name)
+            return cls(described, open_runtime(described, runtime, network=network))
+        model = read_config(path)
+        model = replace(
+            model, classes=tuple(classes or model.classes), preprocess=preprocess or model.preprocess
+        )
+        return cls(model, open_runtime(model, runtime))
+
+    def _network(self) -> Network:
+        from phiscale.deploy.runtimes.torch import TorchRuntime
+        from phiscale.weights.model_dir import load_network
+
+        return self._runtime.network if isinstance(self._runtime, TorchRuntime) else load_network(self.model)
 
     def predict(
         self, images: Iterable[ImageInput] | ImageInput, *, top_k: int = 5, batch_size: int = 16
@@ -183,15 +254,20 @@ def _is_single(images: object) -> bool:
     return isinstance(images, str | Path | bytes) or not isinstance(images, Iterable)
 
 
-def load(directory: str | Path, *, runtime: str = "auto") -> Predictor:
-    """Open a model directory for prediction.
+def load(source: str | Path, *, runtime: str = "auto") -> Predictor:
+    """Open a model directory, or a model of the Hugging Face hub, for prediction.
 
     Args:
-        directory: As `phiscale.save` or `phiscale fit` wrote it.
+        source: A directory as `phiscale.save` or `phiscale fit` wrote it; or ``hf://user/repository``, with
+            ``@revision`` where it is not the main branch's. For other weights there is
+            `Predictor.from_weights`.
         runtime: ``"auto"`` or ``"torch"``.
 
     Raises:
-        ModelDirError: No model directory, damaged, incomplete, or no such runtime.
+        ModelDirError: No model directory, damaged, incomplete, not to be had, or no such runtime.
     """
-    model = read_config(directory)
+    if str(source).startswith(HUB):
+        path, _ = resolve(str(source))
+        return Predictor._open(path, name=str(source), runtime=runtime)
+    model = read_config(source)
     return Predictor(model, open_runtime(model, runtime))

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from phiscale.data.augment import TrainTransform
 from phiscale.data.loading import make_loader
-from phiscale.data.transforms import EvalTransform
+from phiscale.data.transforms import EvalTransform, normalize
 from phiscale.errors import TrainingError
 from phiscale.evaluation.evaluate import evaluate
 from phiscale.evaluation.results import Evaluation
-from phiscale.nn.network import Network
+from phiscale.nn.network import Network, build_network
+from phiscale.nn.recalibrate import recalibrate_norms
 from phiscale.pipeline.plan import FitPlan, plan_fit, read_plan
 from phiscale.preprocess import ResizeMode
 from phiscale.scaling.budget import Budget
@@ -25,9 +27,13 @@ from phiscale.training import checkpoints
 from phiscale.training.history import EpochRecord
 from phiscale.training.recipe import Recipe
 from phiscale.training.train import TrainResult, train
-from phiscale.weights.create import create_model
+from phiscale.weights.load import load_weights
+from phiscale.weights.warm_start import WARM_STARTS
 
 __all__ = ["FitResult", "fit", "run"]
+
+RECALIBRATION_IMAGES = 512
+RECALIBRATION_BATCH = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +86,10 @@ def fit(
         recipe: ``"fast"``, ``"finetune"``, ``"paper"``, a YAML file or a recipe. The default is
             ``"finetune"`` with `weights`, else ``"fast"``.
         overrides: Settings of the recipe to change: dotted name → value.
-        weights: What to start from: a model directory, whose network is taken, or a weight file in this
-            project's layout that fits `model`. The classifier is made anew where classes differ.
+        weights: What to start from: a model directory, whose network is taken; or weights of any publisher
+            that fit `model`: a file, a folder, a name of the catalog, ``"imagenet"``, or
+            ``"lite0-warm-start"`` for a B0. The classifier is made anew where classes differ. The
+            ``"finetune"`` recipe without weights takes those that come with pip, and says so.
         image_size: Side or (height, width) in pixels. By default the network's own, or the images' own
             where that is smaller.
         resize: How images are brought to the size: ``"crop"``, ``"squash"`` or ``"pad"``.
@@ -198,7 +206,32 @@ def _network(plan: FitPlan) -> Network:
     # The seed decides the initial weights too, and the caller's random state is left alone.
     with torch.random.fork_rng():
         torch.manual_seed(plan.recipe.seed)
-        return create_model(plan.spec, weights=plan.weights)
+        net = build_network(plan.spec)
+    if plan.weights is None:
+        return net
+    # The plan has settled padding and norm already, by the weights and by the recipe.
+    report = load_weights(net, plan.weights, adjust=False)
+    if isinstance(net.classifier, nn.Linear) and "classifier.weight" not in report.kept:
+        # The authors' random classifier is meant for a thousand classes: with a few, its first answers are
+        # so sure and so wrong that their gradient harms what the weights know.
+        nn.init.zeros_(net.classifier.weight)
+    if plan.weights in WARM_STARTS:
+        _recalibrate(net, plan)
+    return net
+
+
+def _recalibrate(net: Network, plan: FitPlan) -> None:
+    """Measure the norms' statistics on some training images.
+
+    A warm start has other activations than the network that its tensors come from, so the stored
+    statistics are not those of its own layers: a first frozen epoch would see features ten times too large.
+    """
+    records = plan.source.split("train")
+    some = records[:: max(1, len(records) // RECALIBRATION_IMAGES)]
+    loader = make_loader(
+        plan.source, some, EvalTransform(plan.preprocess), batch_size=RECALIBRATION_BATCH, shuffle=False
+    )
+    recalibrate_norms(net, (normalize(images, plan.preprocess) for images, _ in loader if len(images) > 1))
 
 
 def _provenance(plan: FitPlan) -> dict[str, Any]:

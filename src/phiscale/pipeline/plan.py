@@ -16,15 +16,15 @@ from typing import Any
 
 from phiscale.data.scan import ScanReport, scan
 from phiscale.data.sources import ImageSource, open_source
-from phiscale.errors import BudgetError, DataError, ModelDirError, SpecError, TrainingError
+from phiscale.errors import BudgetError, DataError, SpecError, TrainingError
 from phiscale.families import get_spec
+from phiscale.pipeline.start import default_start, open_start
 from phiscale.preprocess import Preprocess, ResizeMode
 from phiscale.scaling.budget import Budget, BudgetFit, solve_budget
 from phiscale.scaling.compound import RULES, CompoundRule, get_rule
 from phiscale.scaling.small_images import for_image_size
 from phiscale.spec import NetworkSpec, as_size
 from phiscale.training.recipe import Recipe, get_recipe
-from phiscale.weights.config import read_config
 from phiscale.weights.files import write_text
 
 __all__ = ["PLAN", "FitPlan", "plan_fit", "read_plan"]
@@ -116,6 +116,8 @@ def plan_fit(
 
     The arguments are those of `phiscale.fit`.
     """
+    if weights is None and recipe == "finetune" and budget is None:
+        weights = default_start(get_spec(model))
     chosen = _recipe(recipe, overrides, from_weights=weights is not None)
     source = open_source(images, val_fraction=val_fraction, seed=chosen.seed, split_file=split_file)
     report = scan(source, progress=progress)
@@ -133,15 +135,14 @@ def plan_fit(
     chosen = _fit_recipe(chosen, len(source.split("train")), overrides, notes)
     if weights is not None and budget is not None:
         raise SpecError("weights fix the network, so a budget cannot be solved too; give one of the two")
-    if weights is not None and Path(weights).is_dir():
-        spec, preprocess = _from_model_dir(weights, notes)
-        solved = None
+    start = None if weights is None else open_start(weights, get_spec(model))
+    solved = None
+    if start is not None and start.is_model_dir:
+        assert start.preprocess is not None
+        spec, preprocess = start.spec, start.preprocess
     else:
-        if weights is not None and not Path(weights).is_file():
-            raise ModelDirError(f"weights {weights} do not exist; give a model directory or a weight file")
-        # Before the budget is solved: classes and channels cost parameters and multiply-adds. Weights
-        # in a file keep the channels that they were trained with.
-        baseline = _for_data(get_spec(model), report, notes) if weights is None else get_spec(model)
+        # Before the budget is solved: classes and channels cost parameters and multiply-adds.
+        baseline = _for_data(get_spec(model) if start is None else start.spec, report, notes)
         solve = None
         if budget is not None:
             solve = partial(solve_budget, budget=budget, training_batch_size=chosen.batch_size)
@@ -149,6 +150,10 @@ def plan_fit(
         preprocess = replace(Preprocess.for_size(spec.image_size, channels=spec.in_channels), resize=resize)
         if is_native:  # images at the network's own size have no border to spare
             preprocess = replace(preprocess, crop_fraction=1.0)
+        if start is not None:
+            preprocess = start.normalized(preprocess)
+    if start is not None:
+        notes.append(start.note)
     spec = replace(spec, num_classes=len(source.classes))
     of_the_network = {name: getattr(chosen, name) for name in ("dropout", "drop_path", "norm_momentum")}
     spec = replace(spec, **{name: value for name, value in of_the_network.items() if value is not None})
@@ -159,7 +164,7 @@ def plan_fit(
         preprocess=preprocess,
         recipe=chosen,
         solved=solved,
-        weights=None if weights is None else str(weights),
+        weights=None if start is None else start.source,
         report=report,
         notes=tuple(notes),
         data={
@@ -247,16 +252,6 @@ def _phases_within(recipe: Recipe, epochs: Any) -> dict[str, Any]:
         return {}  # not given; or no number, which the recipe itself reports
     warmup, freeze = min(recipe.warmup_epochs, number / 5), min(recipe.freeze_epochs, number // 2)
     return {"warmup_epochs": warmup, "freeze_epochs": freeze} if number > 0 else {}
-
-
-def _from_model_dir(weights: str | Path, notes: list[str]) -> tuple[NetworkSpec, Preprocess]:
-    """Network and preprocessing of the model directory that training starts from."""
-    try:
-        start = read_config(weights)
-    except ModelDirError as error:
-        raise ModelDirError(f"weights must be a model directory of phiscale: {error}") from None
-    notes.append(f"starts from the weights in {weights}: {start.spec.name}, {len(start.classes)} classes")
-    return start.spec, start.preprocess
 
 
 def _for_data(baseline: NetworkSpec, report: ScanReport, notes: list[str]) -> NetworkSpec:
