@@ -56,6 +56,7 @@ PARAMETERS = {
         "in_channels",
         "image_size",
         "weights",
+        "classes",
         "padding",
         "dropout",
         "drop_path",

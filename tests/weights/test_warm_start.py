@@ -52,7 +52,7 @@ def test_a_classifier_of_imagenets_classes_is_taken_too(lite0: Network) -> None:
 
 
 def test_gates_are_near_one_whatever_they_see(b0: Network) -> None:
-    assert GATE == pytest.approx(1 / (1 + math.exp(-4)))
+    assert 0.98 < GATE < 0.99
     assert len(gated(b0)) == 16
     for gate in gated(b0):
         x = torch.randn(2, gate.reduce.in_channels, 4, 4)
@@ -72,7 +72,7 @@ def test_a_gate_lies_between_zero_and_one(gate: float) -> None:
 def gradients(net: Network, x: Tensor) -> Iterator[tuple[str, float]]:
     net.zero_grad()
     labels = torch.arange(len(x)) % net.spec.num_classes
-    nn.functional.cross_entropy(net(x), labels).backward()
+    nn.functional.cross_entropy(net(x), labels).backward()  # type: ignore[no-untyped-call]
     for name, parameter in net.named_parameters():
         assert parameter.grad is not None, name
         yield name, float(parameter.grad.abs().max())
@@ -116,7 +116,9 @@ def test_other_input_channels(lite0: Network) -> None:
 def test_other_networks_are_refused(model: str) -> None:
     net = build_network(model, num_classes=2)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    with pytest.raises(ModelDirError, match=f"lite0-warm-start starts efficientnet_b0 and the network {model}"):
+    with pytest.raises(
+        ModelDirError, match=f"lite0-warm-start starts efficientnet_b0 and the network {model}"
+    ):
         load_weights(net, NAME)
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
     with pytest.raises(ModelDirError, match="starts efficientnet_b0"):
@@ -124,7 +126,9 @@ def test_other_networks_are_refused(model: str) -> None:
 
 
 def test_unknown_names_are_refused() -> None:
-    with pytest.raises(ModelDirError, match="no warm start is named 'b1-warm-start'; there are: lite0-warm-s"):
+    with pytest.raises(
+        ModelDirError, match="no warm start is named 'b1-warm-start'; there are: lite0-warm-s"
+    ):
         load_warm_start(build_network("efficientnet_b0"), "b1-warm-start")
 
 

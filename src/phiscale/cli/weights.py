@@ -147,8 +147,7 @@ def list_(
     name = get_spec(model).name if model else None
     found = records(name)
     if not found:
-        known = ", ".join(dict.fromkeys(record.model for record in records()))
-        raise ModelDirError(f"no published weights of {name} are known; there are some of {known}")
+        raise ModelDirError(f"no published weights of {name} are known; `phiscale weights list` has all")
     chosen = set()
     for each in dict.fromkeys(record.model for record in found):
         try:

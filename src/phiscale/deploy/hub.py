@@ -106,11 +106,15 @@ class HubModel(ModelHubMixin, library_name="phiscale", pipeline_tag="image-class
         folder = Path(pretrained_model_name_or_path)
         if folder.is_dir():
             return cls._open(folder, name=str(folder), **opening)
-        # Only what is asked for, and the rest as the downloader has it.
-        access: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "force_download": force_download}
-        access = {key: value for key, value in access.items() if value not in (None, False)}
         name = str(pretrained_model_name_or_path).removeprefix(HUB)
-        path = locate_hub(name, revision=revision, offline=local_files_only, **access)
+        path = locate_hub(
+            name,
+            revision=revision,
+            offline=local_files_only,
+            token=token,
+            cache_dir=cache_dir,
+            force_download=force_download,
+        )
         return cls._open(path, name=HUB + name, **opening)
 
     def save_pretrained(

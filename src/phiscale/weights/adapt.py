@@ -65,7 +65,7 @@ def pick_classes(
         ModelDirError: The file has no classifier, or knows not one of the wanted classes.
     """
     weight = state.get("classifier.weight")
-    if weight is None or weight.shape[0] != len(known):
+    if weight is None or weight.dim() != 2 or weight.shape[0] != len(known):
         raise ModelDirError("classes cannot be picked: the file's own class names are not known; give none")
     rows: dict[str, int] = {}
     for index, name in enumerate(known):

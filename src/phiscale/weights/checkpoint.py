@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from phiscale.errors import ModelDirError, PhiscaleError
+from phiscale.preprocess import Preprocess
 from phiscale.spec import NetworkSpec
 from phiscale.weights import conventions
 from phiscale.weights.catalog import Record, best, get_record, records

@@ -209,10 +209,15 @@ _STORE = "store one with torch.save(net.state_dict(), ...)"
 
 def _unpickle(path: Path) -> Any:
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(_HARMLESS):
+        # An open file, for of a path torch takes the suffix as its kind.
+        with (
+            path.open("rb") as file,
+            warnings.catch_warnings(),
+            torch.serialization.safe_globals(_HARMLESS),
+        ):
             # Old files make torch warn about storage types of its own; nothing that a user can act on.
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ModelDirError(
             f"{path} is damaged, or holds Python objects, which could run code and are not loaded; "
@@ -232,6 +237,8 @@ def _as_state(value: Any) -> dict[str, Tensor] | None:
         for name, item in value.items()
         if isinstance(name, str) and isinstance(item, Tensor)
     }
+    # torch's AveragedModel, which torchvision's scripts use, counts its updates in one.
+    tensors.pop("n_averaged", None)
     # Complex or sparse tensors are nobody's weights.
     return {name: item for name, item in tensors.items() if item.layout == torch.strided} or None
 

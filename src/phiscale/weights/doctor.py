@@ -85,7 +85,11 @@ def inspect_weights(
         entry=checkpoint.entry,
         settings=checkpoint.settings,
         must_set={name: _choices(name, checkpoint) for name in checkpoint.open_settings},
-        evidence=gather_evidence(checkpoint.spec, checkpoint.tensors),
+        evidence=gather_evidence(
+            checkpoint.spec,
+            checkpoint.tensors,
+            counters=layout.leaves.get("norm.num_batches_tracked", "") is not None,
+        ),
         preprocess=checkpoint.preprocess,
         classes=checkpoint.classes,
         findings=find_broken(checkpoint.tensors),

@@ -29,7 +29,7 @@ from phiscale.weights.catalog import Record
 __all__ = ["cache_folder", "locate", "locate_hub"]
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-COMPANIONS = ("config.json", "preprocessor_config.json")
+COMPANIONS = ("config.json", "preprocessor_config.json", "metrics.json", "README.md")
 
 _HUB_NAME = re.compile(r"(?P<repo>[^/@]+/[^/@]+)(@(?P<revision>refs/pr/\d+|[^/]+))?(/(?P<file>.+))?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -67,6 +67,9 @@ def locate_hub(
     *,
     offline: bool = False,
     progress: bool = True,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    force_download: bool = False,
 ) -> Path:
     """Weights of any repository of the Hugging Face hub, downloaded where they are not on this machine.
 
@@ -76,10 +79,14 @@ def locate_hub(
         revision: Branch, tag or commit; None for the one in `name`, or the main branch.
         offline: Whether nothing may be downloaded, as with ``HF_HUB_OFFLINE=1``.
         progress: Whether a terminal gets a progress bar.
+        token: Of the hub; None takes the one of ``hf auth login`` or ``HF_TOKEN``.
+        cache_dir: Where it is kept; None for the hub's own cache.
+        force_download: Whether to download what the cache has already.
 
     Returns:
         The file, where one is named. Otherwise the folder of the snapshot, with ``model.safetensors`` or else
-        ``pytorch_model.bin``, and ``config.json`` and ``preprocessor_config.json`` where there are some.
+        ``pytorch_model.bin``, and ``config.json``, ``preprocessor_config.json``, ``metrics.json`` and
+        ``README.md`` where there are some.
 
     Raises:
         ModelDirError: It cannot be had, or is damaged. Damaged files are removed from the cache.
@@ -89,6 +96,7 @@ def locate_hub(
         raise ModelDirError(f"{name!r} names no repository; write hf://user/repository[@revision][/file]")
     filename, revision = filename or found["file"], revision or found["revision"]
     hub = _Hub(found["repo"], revision, offline=offline or _offline(), progress=progress)
+    hub.token, hub.cache, hub.force = token, cache_dir or hub.cache, force_download
     with _explained(f"hf://{found['repo']}", hub.page, hub=True):
         return hub.file(filename) if filename else hub.snapshot()
 
@@ -170,7 +178,9 @@ class _Hub:
         # huggingface_hub reads these at its own import, which another library may have done long before the
         # user set them.
         self.endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
-        self.cache = os.environ.get("HF_HUB_CACHE") or None
+        self.cache: str | Path | None = os.environ.get("HF_HUB_CACHE") or None
+        self.token: str | bool | None = None
+        self.force = False
         self.repo, self.revision, self.offline, self.progress = repo, revision, offline, progress
 
     @property
@@ -190,6 +200,8 @@ class _Hub:
                 cache_dir=self.cache,
                 endpoint=self.endpoint,
                 local_files_only=self.offline,
+                token=self.token,
+                force_download=self.force,
                 tqdm_class=_progress_bar(shown=self.progress),
             )
         )
@@ -208,7 +220,7 @@ class _Hub:
             url = hf_hub_url(self.repo, name, revision=revision or self.revision, endpoint=self.endpoint)
             # Where the hub is away, the file came from the cache, and was checked when it came there.
             with contextlib.suppress(OSError, _http_error()):
-                stated = get_hf_file_metadata(url, endpoint=self.endpoint).etag
+                stated = get_hf_file_metadata(url, token=self.token, endpoint=self.endpoint).etag
         return stated if stated is not None and _SHA256.fullmatch(stated) else None
 
     def snapshot(self) -> Path:

@@ -100,15 +100,18 @@ def find_broken(tensors: Mapping[str, Tensor]) -> tuple[Finding, ...]:
     return tuple(finding for finding in found if finding is not None)
 
 
-def gather_evidence(spec: NetworkSpec, tensors: Mapping[str, Tensor]) -> tuple[Evidence, ...]:
+def gather_evidence(
+    spec: NetworkSpec, tensors: Mapping[str, Tensor], *, counters: bool = True
+) -> tuple[Evidence, ...]:
     """Signs of padding and of batch norm's epsilon.
 
     Args:
         spec: The network.
         tensors: By our names.
+        counters: Whether the file's layout has counters of batches at all; Keras' has none.
     """
     found = [_padding(horizontal_lean(spec, tensors))]
-    if uncounted(tensors):
+    if counters and uncounted(tensors):
         text = (
             "batch norms have statistics, but counted no batch: they come from another framework, such as "
             "TensorFlow, whose EfficientNets have 0.001"
@@ -189,7 +192,7 @@ def _fresh(tensors: Mapping[str, Tensor]) -> Finding | None:
 
 def _dead(variances: Mapping[str, Tensor]) -> Finding | None:
     counts = {
-        name: int(tensor.float().le(_DEAD * tensor.float().median()).sum())
+        name: int(tensor.float().abs().le(_DEAD * tensor.float().abs().median()).sum())
         for name, tensor in variances.items()
         if tensor.numel()
     }

@@ -69,11 +69,13 @@ class KerasFile:
             `keras.applications` calls them; those of the layer before the stem are ``normalization/mean``,
             ``normalization/variance`` and ``normalization/count``.
         config: The model's config, where the file has one.
+        rescalings: How many `Rescaling` layers it lists, where weights of Keras 3 list all layers.
     """
 
     kind: KerasKind
     tensors: Arrays
     config: Mapping[str, Any] | None = None
+    rescalings: int | None = None
 
 
 def read_keras(path: str | Path) -> KerasFile:
@@ -111,7 +113,12 @@ def read_keras(path: str | Path) -> KerasFile:
     except ModelDirError as error:
         raise ModelDirError(f"{path} {error}") from None
     kind: KerasKind = "weights.h5" if content.numbered else "legacy h5"
-    return KerasFile(kind="keras" if start[:1] == b"P" else kind, tensors=tensors, config=config)
+    return KerasFile(
+        kind="keras" if start[:1] == b"P" else kind,
+        tensors=tensors,
+        config=config,
+        rescalings=[_class_of(group) for group in content.names].count("rescaling") or None,
+    )
 
 
 # ---- what the layers before the stem do ----
@@ -143,11 +150,13 @@ def input_transform(file: KerasFile) -> InputTransform:
       adds ``Rescaling(1/sqrt(std))``, which has no weights (tensorflow#49930), so that all three layers
       together divide by the std.
 
+      The file may list more rescalings than these; then it is not known what they do.
+
     A `Normalization` that was never adapted (mean 0, variance 1) leaves mean 0 and std 1.
     """
     try:
         with np.errstate(all="ignore"):  # odd numbers are found by the result
-            return _from_weights(file.tensors) if file.config is None else _from_config(file)
+            return _from_weights(file) if file.config is None else _from_config(file)
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         return InputTransform(
             value=None, source=f"the numbers of the layers before the stem are wrong: {error}"
@@ -194,17 +203,23 @@ def _decimals(values: NDArray[np.float32]) -> tuple[float, ...]:
     return tuple(float(np.format_float_positional(value)) + 0.0 for value in values)
 
 
-def _from_weights(tensors: Arrays) -> InputTransform:
-    mean, variance = tensors.get("normalization/mean"), tensors.get("normalization/variance")
+def _from_weights(file: KerasFile) -> InputTransform:
+    mean, variance = (file.tensors.get(f"normalization/{leaf}") for leaf in ("mean", "variance"))
     if mean is None or variance is None:
         return InputTransform(value=None, source="the file has neither a Normalization nor a config")
     affine = _Affine(channels=mean.size)
     affine.rescale(1 / 255, 0.0)
     affine.normalize(mean, variance)
     source = "Rescaling(1/255) and the file's Normalization, as in keras.applications"
-    if variance.shape == (3,) and np.allclose(variance, IMAGENET_STD, rtol=1e-5, atol=0):
+    is_published = variance.shape == (3,) and np.allclose(variance, IMAGENET_STD, rtol=1e-5, atol=0)
+    if is_published:
         affine.rescale(1 / np.sqrt(IMAGENET_STD), 0.0)
         source = 'the three layers of weights="imagenet", since the variance in the file is ImageNet\'s std'
+    if file.rescalings not in (None, 1, 1 + is_published):
+        return InputTransform(
+            value=None,
+            source=f"the file lists {file.rescalings} Rescaling layers, and only a config says what they do",
+        )
     return affine.result(source)
 
 
@@ -546,7 +561,7 @@ def _write_named(file: Any, layers: Mapping[str, Arrays]) -> None:
 
 _CODE = "import sys; sys.path[:] = sys.argv[2:]; from phiscale.weights import hdf5; hdf5._send(sys.argv[1])"
 _SECONDS, _BYTES_PER_SECOND = 30.0, 1e6
-_MAX_DEPTH, _MAX_OBJECTS, _MAX_AXES = 16, 100_000, 8
+_MAX_DEPTH, _MAX_OBJECTS = 16, 100_000
 _MAX_CONFIG, _MAX_NAME = 64 << 20, 1024
 # Weights shrink by a tenth or so; what unpacks to many times its file was made to fill the memory.
 _MAX_EXPANSION, _SLACK = 20, 1 << 20
@@ -609,7 +624,8 @@ def _send(path: str) -> None:
         end = {"error": str(error)}
     except Exception as error:
         # HDF5 and zipfile fail on a damaged file with whatever its first wrong byte leads to.
-        text = str(error).strip().partition("\n")[0][:200] or type(error).__name__
+        reason = error.args[0] if isinstance(error, KeyError) and error.args else error  # without the quotes
+        text = str(reason).strip().partition("\n")[0][:200] or type(error).__name__
         end = {"error": f"is truncated or damaged ({text}); {_AGAIN}"}
     if "error" in end:  # it may hold a name from the file
         end = {"error": "".join(c if c.isprintable() else "?" for c in end["error"])}
@@ -714,7 +730,7 @@ class _Reader:
         size = max(math.prod(item.shape), math.prod(item.chunks or ())) * item.dtype.itemsize
         self.budget -= size
         is_empty = bool(math.prod(item.shape)) and not item.id.get_storage_size()
-        if self.budget < 0 or is_empty or len(item.shape) > _MAX_AXES:
+        if self.budget < 0 or is_empty:
             raise ModelDirError(f"claims more data than it holds ({path}, {item.shape}), so it is not read")
 
     def _message(self, message: Mapping[str, Any]) -> None:

@@ -208,7 +208,7 @@ def _adapted(
         if name.endswith(_COUNTER) and name.removesuffix(_COUNTER) + ".weight" in state:
             state.setdefault(name, torch.zeros_like(counter))
     kernel, wanted = state.get(STEM), own[STEM]
-    if kernel is not None and kernel.dim() == 4 and kernel.shape[1] != wanted.shape[1]:
+    if kernel is not None and kernel.dim() == 4 and kernel.shape[1] not in (0, wanted.shape[1]):
         state[STEM] = for_channels(kernel, wanted.shape[1])
         done[STEM] = f"{kernel.shape[1]} input channels to {wanted.shape[1]}"
     if classes is not None:
@@ -227,12 +227,14 @@ def _pick(
         raise ModelDirError(
             f"{len(classes)} classes for a network of {net.spec.num_classes}; give one name per class"
         )
-    rows = pick_classes(state, checkpoint.classes.value or (), classes)
+    known, own = checkpoint.classes.value or (), net.state_dict()
+    rows = pick_classes(state, known, classes)
     found = [index for index, row in enumerate(rows) if row is not None]
     picked = [row for row in rows if row is not None]
     for name in CLASSIFIER:
-        if name in state:
-            tensor = net.state_dict()[name].clone()
+        # One that reads other features is left for the report to tell of.
+        if name in state and state[name].shape == (len(known), *own[name].shape[1:]):
+            tensor = own[name].clone()
             tensor[found] = state[name][picked].to(tensor)
             state[name] = tensor
     unknown = [name for name, row in zip(classes, rows, strict=True) if row is None]

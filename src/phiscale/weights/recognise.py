@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -23,6 +23,10 @@ _WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.",
 # A file with less than this share of a network's tensors is not called one of it.
 _LEAST_OVERLAP = 0.5
 _COUNTER = ".num_batches_tracked"
+# A tensor that every network of MBConv blocks has, whatever its layout.
+_FIRST = "stages.0.0.depthwise.conv.weight"
+# One that every network here has.
+_OWN_STEM = "stem.conv.weight"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,14 +70,15 @@ def recognise(tensors: Mapping[str, Tensor], *, also: Iterable[NetworkSpec] = ()
         ModelDirError: The names are of no known layout, or the shapes of no known network.
     """
     also = tuple(also)
-    other = next(
-        (spec for spec in also if _is_other(spec) and _own_overlap(spec, tensors) >= _LEAST_OVERLAP), None
-    )
-    if other is not None:
-        return _match(OWN, other, tensors)
-    layout, tensors = _find_layout(tensors)
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    prefix = _prefix_before(_OWN_STEM, tensors)
+    if prefix is not None:
+        bare = _without_prefix(tensors, prefix)
+        for spec in also:
+            if _is_other(spec) and _own_overlap(spec, bare) >= _LEAST_OVERLAP:
+                return _match(OWN, spec, bare)
     own = [spec for spec in also if not _is_other(spec)]
+    layout, tensors = _find_layout(tensors, own)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     candidates = [spec for spec in (*own, *_published()) if _has_names(layout, spec)]
     overlaps = [_overlap(layout, spec, shapes) for spec in candidates]
     best = max(range(len(candidates)), key=lambda index: overlaps[index])
@@ -129,24 +134,42 @@ def _permuted(tensor: Tensor, layout: KeyMap, ours: str, *, back: bool = False) 
     return tensor.permute(*order)
 
 
-def _find_layout(tensors: Mapping[str, Tensor]) -> tuple[KeyMap, dict[str, Tensor]]:
+def _find_layout(
+    tensors: Mapping[str, Tensor], own: Iterable[NetworkSpec]
+) -> tuple[KeyMap, dict[str, Tensor]]:
     """The layout, and the tensors without the prefix of a wrapper."""
-    for layout in FORMATS.values():
-        signature = layout.signature
-        bare = signature.removeprefix(layout.optional_prefix)
-        for name in tensors:
-            if name == signature or (name.endswith(f".{signature}") and _is_wrapper(name, signature)):
-                return layout, _without_prefix(tensors, name.removesuffix(signature))
-            if bare != signature and name == bare:
-                return layout, {_with_body(n, layout): tensor for n, tensor in tensors.items()}
+    for layout, signature in _signatures(own):
+        prefix = _prefix_before(signature, tensors)
+        if prefix is not None:
+            return layout, _without_prefix(tensors, prefix)
+        if layout.optional_prefix:
+            prefix = _prefix_before(signature.removeprefix(layout.optional_prefix), tensors)
+            if prefix is not None:
+                bare = _without_prefix(tensors, prefix)
+                return layout, {_with_body(name, layout): tensor for name, tensor in bare.items()}
     some = ", ".join(list(tensors)[:3])
     raise ModelDirError(
         f"the names are of no known layout (such as {some}); known are EfficientNets of {', '.join(FORMATS)}"
     )
 
 
-def _is_wrapper(name: str, signature: str) -> bool:
-    prefix = name.removesuffix(signature)
+def _signatures(own: Iterable[NetworkSpec]) -> Iterator[tuple[KeyMap, str]]:
+    for layout in FORMATS.values():
+        yield layout, layout.signature
+    # torchvision numbers the parts of a block, so one with an expansion in front has other names.
+    for spec in own:
+        for layout in FORMATS.values():
+            if _has_names(layout, spec):
+                yield layout, _names(layout, spec)[_FIRST]
+
+
+def _prefix_before(signature: str, names: Iterable[str]) -> str | None:
+    """What wrappers put in front of a name, perhaps nothing; None where the name is not there."""
+    found = (name.removesuffix(signature) for name in names if name.endswith(signature))
+    return next((prefix for prefix in found if _is_wrapper(prefix)), None)
+
+
+def _is_wrapper(prefix: str) -> bool:
     while prefix:
         wrapper = next((w for w in _WRAPPERS if prefix.startswith(w)), None)
         if wrapper is None:

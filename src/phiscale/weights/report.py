@@ -104,11 +104,8 @@ class WeightsReport:
         """Whether it holds the network that was asked for; None where nothing was asked."""
         if self.wanted is None:
             return None
-        return (self.spec.stem, self.spec.stages, self.spec.head) == (
-            self.wanted.stem,
-            self.wanted.stages,
-            self.wanted.head,
-        )
+        blocks = [(spec.stem, spec.stages, spec.head) for spec in (self.spec, self.wanted)]
+        return blocks[0] == blocks[1] and not (self.missing or self.wrong_shape)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -157,8 +154,8 @@ def _rows(report: WeightsReport) -> Iterator[tuple[str, str]]:
     yield "input", f"{report.spec.in_channels} channels; {_preprocess(report.preprocess)}"
     yield "classes", _classes(report)
     for name, fact in report.settings.items():
-        value = report.must_set.get(name) if fact.value is None else f"{fact.value}, as {fact.source} has it"
-        yield name, f"NOT IN THE FILE; {value}" if fact.value is None else str(value)
+        open_ = f"NOT IN THE FILE; {report.must_set.get(name)}"
+        yield name, open_ if fact.value is None else f"{fact.value}; {fact.source}"
     for sign in report.evidence:
         fact = report.settings[sign.setting]
         if sign.points_to is not None or fact.value is None:
@@ -169,7 +166,10 @@ def _rows(report: WeightsReport) -> Iterator[tuple[str, str]]:
 
 
 def _file_rows(report: WeightsReport) -> Iterator[tuple[str, str]]:
-    yield "file", f"{report.size_bytes / 1e6:.1f} MB, {report.kind}"
+    size, unit = (
+        (report.size_bytes / 1e6, "MB") if report.size_bytes >= 1e6 else (report.size_bytes / 1e3, "KB")
+    )
+    yield "file", f"{size:.1f} {unit}, {report.kind}"
     yield "sha256", report.sha256
     if report.record is not None:
         yield "published as", f"{report.record.name} ({report.record.training})"
