@@ -7,7 +7,8 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
 from malformed import picture
-from phiscale.data.transforms import EvalTransform, Normalize, fit_size, normalize, to_tensor
+from phiscale.data.sizes import fit_size
+from phiscale.data.transforms import EvalTransform, Normalize, normalize, to_tensor
 from phiscale.errors import ShapeError
 from phiscale.preprocess import Interpolation, Preprocess, ResizeMode
 

@@ -90,9 +90,9 @@ def test_fine_tuning_from_a_weight_file(tmp_path: Path) -> None:
     )
     before, after = load_file(weights), load_file(second / "model.safetensors")
     torch.testing.assert_close(after["stem.conv.weight"], before["stem.conv.weight"], rtol=0, atol=1e-6)
-    with pytest.raises(ModelDirError, match="do not exist"):
+    with pytest.raises(ModelDirError, match="does not exist"):
         ps.fit(images, tmp_path / "third", weights=tmp_path / "nowhere.safetensors", progress=False)
-    with pytest.raises(ModelDirError, match="is of another network"):
+    with pytest.raises(ModelDirError, match="the network is resnet18"):
         ps.fit(images, tmp_path / "third", model="resnet18", weights=weights, progress=False)
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import re
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import pytest
 import timm
 import torch
 import torchvision
@@ -30,6 +35,7 @@ __all__ = [
     "Publisher",
     "depthwise_padding",
     "logits",
+    "norm_eps",
     "random_net",
     "record",
     "rows",
@@ -58,6 +64,7 @@ class Publisher:
         layout: What this project calls its layout.
         variants: Those of its networks that are compared, by our names.
         build: Our name and a side in pixels -> its network.
+        suffix: Of its files.
         any_size: Whether it has a network for every image size, and not for the native one alone.
         settings: What its files do not say, and the user must.
         note: What the reader of the table must know of it.
@@ -68,6 +75,7 @@ class Publisher:
     layout: str
     variants: tuple[str, ...]
     build: Build
+    suffix: str = ".pth"
     any_size: bool = True
     settings: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
@@ -77,32 +85,110 @@ class Publisher:
         native = get_spec(name).image_size[0]
         return (native, ODD_SIDE) if self.any_size else (native,)
 
-    def state(self, net: nn.Module, name: str) -> dict[str, Tensor]:
-        """The state dict of one of its networks, as its files have it."""
+    def tensors(self, net: nn.Module) -> dict[str, Tensor]:
+        """Every tensor of one of its networks, by the publisher's names."""
+        if isinstance(net, KerasNet):
+            return net.tensors()
         state = net.state_dict()
         if self.layout != "article":
             return state
-        return dict(zip(_article_names(name), state.values(), strict=True))
+        return dict(zip(_article_names(len(state)), state.values(), strict=True))
 
-    def load(self, net: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
-        """Load such a state dict into one of its networks, with every name checked."""
+    def save(self, net: nn.Module, path: Path) -> Path:
+        """Write one of its networks as the publisher does, under a name that says nothing of it."""
+        if isinstance(net, KerasNet):
+            # Keras insists on its own suffix.
+            file = path.with_name(f"{path.name}.weights.h5")
+            net.model.save_weights(file)
+            return file.rename(path)
+        torch.save(self.tensors(net), path)
+        return path
+
+    def load(self, net: nn.Module, path: Path) -> None:
+        """Read such a file as the publisher does, with every name checked."""
+        if isinstance(net, KerasNet):
+            net.model.load_weights(path)
+            return
+        state: Mapping[str, Tensor] = torch.load(path, weights_only=True)
         if self.layout == "article":
-            assert list(state) == _article_names(name)
+            assert list(state) == _article_names(len(state))
             state = dict(zip(net.state_dict(), state.values(), strict=True))
         net.load_state_dict(state, strict=True)
 
 
-def random_net(publisher: Publisher, name: str, side: int, *, seed: int = 0) -> nn.Module:
-    """A publisher's network in eval mode, with random weights and statistics that suit `images`.
+class KerasNet(nn.Module):
+    """A network of keras.applications on the torch backend that takes what all others here take.
 
-    Statistics are taken at half the side, which is enough; from much smaller images they would not suit, and
-    a deep network with random weights then makes large differences out of the smallest ones.
+    Args:
+        number: 0 to 7.
+        side: Of the images, in pixels.
+    """
+
+    def __init__(self, number: int, side: int) -> None:
+        super().__init__()
+        self.keras = _keras()
+        build = getattr(self.keras.applications, f"EfficientNetB{number}")
+        with self.keras.device("cpu"):
+            self.model = build(weights=None, classifier_activation=None, input_shape=(side, side, 3))
+
+    @property
+    def norms(self) -> list[Any]:
+        """Its layers of batch normalisation."""
+        kind = self.keras.layers.BatchNormalization
+        return [layer for layer in self.model.layers if isinstance(layer, kind)]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor by layer and name; Keras counts the layers of a process in some of the names."""
+        return {
+            f"{re.sub('_[0-9]+$', '', layer.name)}/{variable.name}": variable.value.detach()
+            for layer in self.model.layers
+            for variable in layer.weights
+        }
+
+    def forward(self, x: Tensor, *, training: bool = False) -> Tensor:
+        """x: (N, 3, H, W). Returns logits (N, 1000)."""
+        # Its first layers divide by 255; then comes a normalisation, which does nothing until it is adapted.
+        with self.keras.device("cpu"):
+            logits: Tensor = self.model(255 * x.permute(0, 2, 3, 1), training=training)
+        return logits
+
+    def perturb(self, side: int) -> None:
+        """What `parity.perturb` does to the networks of others."""
+        for norm in self.norms:
+            norm.gamma.assign(torch.empty(norm.gamma.shape).uniform_(0.7, 1.3))
+            norm.beta.assign(0.2 * torch.randn(norm.beta.shape))
+            norm.momentum = 0.0
+        for layer in self.model.layers:
+            if layer not in self.norms and getattr(layer, "bias", None) is not None:
+                layer.bias.assign(0.1 * torch.randn(layer.bias.shape))
+        with torch.no_grad():
+            self(images(8, (side, side)), training=True)
+        for norm in self.norms:
+            mean, variance = norm.moving_mean.value.detach(), norm.moving_variance.value.detach()
+            norm.moving_mean.assign(mean + 0.05 * variance.sqrt() * torch.randn_like(mean))
+            norm.moving_variance.assign(variance * torch.empty_like(variance).uniform_(0.9, 1.2))
+
+
+def random_net(publisher: Publisher, name: str, side: int, *, seed: int = 0) -> nn.Module:
+    """A publisher's network in eval mode, with random weights, and statistics of `images` of a side in pixels.
+
+    They suit twice the side too. From much smaller images they would not, and a deep network with random
+    weights then makes large differences out of the smallest ones.
     """
     torch.manual_seed(seed)
     net = publisher.build(name, side)
-    calibration = max(96, side // 2)
-    perturb(net, [(calibration, calibration)])
+    if isinstance(net, KerasNet):
+        net.perturb(side)
+    else:
+        perturb(net, [(side, side)])
     return net.eval()
+
+
+def norm_eps(net: nn.Module) -> set[float]:
+    """The epsilons of all batch norms."""
+    if isinstance(net, KerasNet):
+        return {norm.epsilon for norm in net.norms}
+    return {module.eps for module in net.modules() if isinstance(module, nn.BatchNorm2d)}
 
 
 def logits(net: nn.Module, side: int, *, count: int = 2) -> Tensor:
@@ -145,8 +231,20 @@ def depthwise_padding(spec: NetworkSpec, side: int) -> list[int]:
     return odd
 
 
-def _article_names(name: str) -> list[str]:
-    return list(FORMATS["article"].tensors(get_spec(name)).values())
+def _article_names(count: int) -> list[str]:
+    """The names of the network with so many tensors."""
+    named = (list(FORMATS["article"].tensors(get_spec(name)).values()) for name in EFFICIENTNETS)
+    return next(names for names in named if len(names) == count)
+
+
+def _keras() -> ModuleType:
+    """Keras on its torch backend; its settings are written into a folder that is thrown away."""
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as home:
+        patch.setenv("KERAS_BACKEND", "torch")
+        patch.setenv("KERAS_HOME", home)
+        module = importlib.import_module("keras")
+    assert module.backend.backend() == "torch"
+    return module
 
 
 def _timm(prefix: str) -> Build:
@@ -255,6 +353,15 @@ PUBLISHERS: dict[str, Publisher] = {
             build=_transformers,
             any_size=False,
             note="It pads for the native size, and is wrong at others.",
+        ),
+        Publisher(
+            name="keras",
+            package="keras",
+            layout="keras",
+            variants=EFFICIENTNETS,
+            build=lambda name, side: KerasNet(int(name[-1]), side),
+            suffix=".weights.h5",
+            note="It pads for one size, so its network is built anew for each. Its backend is torch.",
         ),
         Publisher(
             name="article",

@@ -132,7 +132,7 @@ def integers(state: State) -> None:
         (put("classifier.bias", -float("inf")), "infinite", "classifier.bias"),
         (put("head.norm.running_var", -0.1), "negative variance", "head.norm.running_var"),
         (zero, "zero", "stages.1.0.project.conv.weight"),
-        (integers, "not floating point", "stages.1.0.project.conv.weight"),
+        (integers, "quantized", "stages.1.0.project.conv.weight"),
     ],
 )
 def test_broken_values_are_named(change: Callable[[State], None], problem: str, name: str) -> None:

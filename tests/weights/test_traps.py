@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,17 @@ from torchvision import models
 
 from phiscale.families import get_spec
 from phiscale.weights.publishers import build_reference
+from phiscale.weights.traps import TRAPS
+
+
+def test_the_documentation_has_every_trap_and_its_source() -> None:
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "weights.md"
+    rows = [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    for trap in TRAPS:
+        (row,) = [row for row in rows if row.startswith(f"| {trap.name} | ")]
+        assert trap.text in row.replace("\\*", "*")
+        for url in re.findall(r"https://[^\s,;]+", trap.source):
+            assert f"({url})" in row
 
 
 def timm_network(name: str) -> Any:

@@ -23,7 +23,8 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
 from phiscale.data.decode import decode
-from phiscale.data.transforms import fit_size, to_tensor
+from phiscale.data.sizes import fit_size
+from phiscale.data.transforms import to_tensor
 from phiscale.errors import RecipeError
 from phiscale.preprocess import Preprocess
 

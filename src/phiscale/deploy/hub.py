@@ -22,8 +22,8 @@ from phiscale.deploy.sharing import shareable_metrics, shareable_provenance
 from phiscale.errors import ModelDirError
 from phiscale.preprocess import Preprocess
 from phiscale.weights import card, files
-from phiscale.weights.checkpoint import HUB
 from phiscale.weights.config import CARD, ModelDir
+from phiscale.weights.sources import HUB
 
 if TYPE_CHECKING:
     from phiscale.nn.network import Network

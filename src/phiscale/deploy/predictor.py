@@ -15,15 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phiscale.data.decode import ImageError, ImageInput, decode
-from phiscale.data.transforms import fit_size
+from phiscale.data.sizes import fit_size
 from phiscale.deploy.hub import HubModel
 from phiscale.deploy.pretrained import is_model_dir, open_pretrained
 from phiscale.deploy.runtimes.base import Runtime, open_runtime
 from phiscale.errors import DataError, ModelDirError
 from phiscale.preprocess import Preprocess
 from phiscale.spec import NetworkSpec
-from phiscale.weights.checkpoint import HUB, IMAGENET, resolve
 from phiscale.weights.config import ModelDir, read_config
+from phiscale.weights.sources import HUB, IMAGENET, resolve
 
 if TYPE_CHECKING:
     from phiscale.nn.network import Network

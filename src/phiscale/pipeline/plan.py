@@ -26,6 +26,7 @@ from phiscale.scaling.small_images import for_image_size
 from phiscale.spec import NetworkSpec, as_size
 from phiscale.training.recipe import Recipe, get_recipe
 from phiscale.weights.files import write_text
+from phiscale.weights.warm_start import WARM_STARTS
 
 __all__ = ["PLAN", "FitPlan", "plan_fit", "read_plan"]
 
@@ -38,6 +39,7 @@ LEAST_MAP = 3  # pixels of the last feature map below which strides are lowered
 LAST_MAPS = (4, 2, 1)
 LEAST_STEPS_PER_EPOCH = 16
 LEAST_BATCH = 8
+WARM_START_CHANGES: Mapping[str, Any] = {"learning_rate": 8e-3, "layer_decay": 0.9}
 
 ScanProgress = Callable[[int, int], None]
 
@@ -118,7 +120,7 @@ def plan_fit(
     """
     if weights is None and recipe == "finetune" and budget is None:
         weights = default_start(get_spec(model))
-    chosen = _recipe(recipe, overrides, from_weights=weights is not None)
+    chosen = _recipe(recipe, overrides, weights=None if weights is None else str(weights))
     source = open_source(images, val_fraction=val_fraction, seed=chosen.seed, split_file=split_file)
     report = scan(source, progress=progress)
     if strict and report.unusable:
@@ -228,9 +230,9 @@ def _location(images: str | Path) -> str:
 
 
 def _recipe(
-    recipe: str | Path | Recipe | None, overrides: Mapping[str, Any] | None, *, from_weights: bool
+    recipe: str | Path | Recipe | None, overrides: Mapping[str, Any] | None, *, weights: str | None
 ) -> Recipe:
-    default = "finetune" if from_weights else "fast"
+    default = "fast" if weights is None else "finetune"
     if isinstance(recipe, Recipe):
         chosen = recipe
     elif recipe is None:
@@ -239,6 +241,9 @@ def _recipe(
         chosen = Recipe.from_yaml(recipe, get_recipe(default))
     else:
         chosen = get_recipe(str(recipe))
+    if weights in WARM_STARTS and chosen == get_recipe("finetune"):
+        # A warm start has more to learn than weights that were trained as they are; docs/log.md has the runs.
+        chosen = chosen.override(WARM_START_CHANGES)
     if not overrides:
         return chosen
     return chosen.override({**_phases_within(chosen, overrides.get("epochs")), **overrides})

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from phiscale.errors import SpecError
+from phiscale.errors import ModelDirError, SpecError
 from phiscale.preprocess import Preprocess
 from phiscale.spec import NetworkSpec
 from phiscale.weights.catalog import best
-from phiscale.weights.checkpoint import IMAGENET, open_checkpoint
+from phiscale.weights.checkpoint import open_checkpoint
+from phiscale.weights.load import check_fits
+from phiscale.weights.sources import IMAGENET
 from phiscale.weights.warm_start import WARM_STARTS
 
 __all__ = ["Start", "default_start", "open_start"]
@@ -76,6 +78,8 @@ def open_start(source: str | Path, model: NetworkSpec) -> Start:
     text = str(source)
     if text in WARM_STARTS:
         network, record = WARM_STARTS[text]
+        if model.name != network:
+            raise ModelDirError(f"{text} starts {network}, and the network is {model.name}; take {network}")
         return Start(
             source=text,
             spec=model,
@@ -87,6 +91,8 @@ def open_start(source: str | Path, model: NetworkSpec) -> Start:
     checkpoint = open_checkpoint(source, model=model)
     known = {name: fact.value for name, fact in checkpoint.settings.items() if fact.value is not None}
     is_model_dir = checkpoint.preprocess.source == checkpoint.classes.source == "the model directory"
+    if not is_model_dir:
+        check_fits(checkpoint, model)
     # A name of the catalog instead of "imagenet", whose best may be another one at the next start.
     named = checkpoint.record.name if text == IMAGENET and checkpoint.record else text
     what = f"{checkpoint.layout.publisher} {checkpoint.spec.name}, {checkpoint.spec.num_classes} classes"

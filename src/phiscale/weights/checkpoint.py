@@ -15,7 +15,7 @@ from phiscale.errors import ModelDirError, PhiscaleError
 from phiscale.preprocess import Preprocess
 from phiscale.spec import NetworkSpec
 from phiscale.weights import conventions
-from phiscale.weights.catalog import Record, best, get_record, records
+from phiscale.weights.catalog import Record, records
 from phiscale.weights.config import CONFIG, FORMAT, WEIGHTS, read_config
 from phiscale.weights.containers import Container, Entry, read_container
 from phiscale.weights.conventions import SETTINGS, Fact, Folder
@@ -23,6 +23,7 @@ from phiscale.weights.formats import FORMATS
 from phiscale.weights.formats.keymap import KeyMap
 from phiscale.weights.recognise import Match, recognise
 from phiscale.weights.shapes import Shape
+from phiscale.weights.sources import resolve
 
 __all__ = [
     "PREPROCESS_KEY",
@@ -31,7 +32,6 @@ __all__ = [
     "Checkpoint",
     "file_sha256",
     "open_checkpoint",
-    "resolve",
 ]
 
 # Under which `convert_weights` keeps the spec in the header of a safetensors file.
@@ -39,9 +39,6 @@ SPEC_KEY = "phiscale.spec"
 PREPROCESS_KEY = "phiscale.preprocess"
 # Present where padding and batch norm in that spec are a guess.
 UNKNOWN_KEY = "phiscale.settings_unknown"
-IMAGENET = "imagenet"
-HUB = "hf://"
-_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".h5", ".keras")
 _FOLDER_FILES = (WEIGHTS, "pytorch_model.bin", "model.weights.h5")
 
 
@@ -131,44 +128,6 @@ def open_checkpoint(
     folder = conventions.read_folder(file.parent) if _has_siblings(file) else Folder(config={}, processor={})
     record = record or _published_file(file, match)
     return _checkpoint(str(source), container, match, folder, own, record)
-
-
-def resolve(
-    source: str | Path, *, model: NetworkSpec | None = None, offline: bool = False
-) -> tuple[Path, Record | None]:
-    """Find the file or folder that a source means; downloads it where it must.
-
-    Args:
-        source: As for `open_checkpoint`.
-        model: What ``"imagenet"`` is wanted for.
-        offline: Whether nothing may be downloaded.
-
-    Returns:
-        The path, and the catalog's record where the source is a name of the catalog.
-
-    Raises:
-        ModelDirError: Nothing of that name, or it cannot be had.
-    """
-    from phiscale.weights.download import locate, locate_hub
-
-    text = str(source)
-    if text.startswith(HUB):
-        return locate_hub(text.removeprefix(HUB), offline=offline), None
-    if text == IMAGENET:
-        if model is None:
-            raise ModelDirError("weights 'imagenet' need a model; name one, such as efficientnet_b0")
-        record = best(model.name)
-        return locate(record, offline=offline), record
-    path = Path(source)
-    try:
-        if path.exists():
-            return path, None
-    except OSError as error:
-        raise ModelDirError(f"cannot read {path}: {error.strerror or error}") from None
-    if isinstance(source, Path) or path.suffix in _SUFFIXES or text.startswith((".", "/", "~")):
-        raise ModelDirError(f"{path} does not exist; give a file, a folder or a name of the catalog")
-    record = get_record(text)
-    return locate(record, offline=offline), record
 
 
 def file_sha256(path: Path) -> str:

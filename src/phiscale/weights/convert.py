@@ -25,7 +25,7 @@ from phiscale.weights.checkpoint import (
 from phiscale.weights.containers import EXTRAS_KEY, Entry
 from phiscale.weights.files import replacing
 from phiscale.weights.formats import FORMATS
-from phiscale.weights.recognise import to_layout
+from phiscale.weights.recognise import tensor_names, to_layout
 from phiscale.weights.tensors import write_tensors
 
 __all__ = ["ConvertReport", "convert_weights"]
@@ -90,11 +90,11 @@ def convert_weights(
         count = len(checkpoint.missing) + len(checkpoint.wrong_shape)
         raise ModelDirError(
             f"{source} is incomplete: {count} tensors of {checkpoint.spec.name} are missing or of another "
-            f"shape, such as {first}; convert the whole file"
+            f"shape, such as {first}; convert the whole file, or give the spec of its network"
         )
     layout = FORMATS[to]
     converted = to_layout(layout, checkpoint.spec, checkpoint.tensors)
-    names = layout.tensors(checkpoint.spec)
+    names = tensor_names(layout, checkpoint.spec)
     _write(converted, path, to, checkpoint)
     return ConvertReport(
         output=path,

@@ -13,7 +13,16 @@ from torch import Tensor
 
 from phiscale.spec import NetworkSpec
 
-__all__ = ["Evidence", "Finding", "Lean", "find_broken", "gather_evidence", "horizontal_lean", "uncounted"]
+__all__ = [
+    "FLOATS",
+    "Evidence",
+    "Finding",
+    "Lean",
+    "find_broken",
+    "gather_evidence",
+    "horizontal_lean",
+    "uncounted",
+]
 
 # A layer's lean counts from here on: in standard errors over its channels, and in pixels.
 _SIGNIFICANT, _LEAST_LEAN = 5.0, 0.03
@@ -21,6 +30,8 @@ _LEAST_LAYERS = 2
 # A channel whose variance is below this part of its layer's median never changes.
 _DEAD = 1e-6
 _COUNTER = ".num_batches_tracked"
+# What networks are trained and run in; anything else is a file for special hardware.
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +39,7 @@ class Finding:
     """Something about the values of a file.
 
     Attributes:
-        problem: ``"nan"``, ``"infinite"``, ``"negative variance"``, ``"zero"``, ``"not floating point"``,
+        problem: ``"nan"``, ``"infinite"``, ``"negative variance"``, ``"zero"``, ``"quantized"``,
             ``"fresh statistics"`` or ``"dead channels"``.
         tensors: Our names of the tensors where it was seen.
         text: A sentence.
@@ -82,7 +93,7 @@ def find_broken(tensors: Mapping[str, Tensor]) -> tuple[Finding, ...]:
     Args:
         tensors: By our names.
     """
-    floating = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+    floating = {name: tensor for name, tensor in tensors.items() if tensor.dtype in FLOATS}
     others = [name for name in tensors if name not in floating and not name.endswith(_COUNTER)]
     variances = {name: tensor for name, tensor in floating.items() if name.endswith(".running_var")}
     weights = {name: tensor for name, tensor in floating.items() if name.endswith(".weight")}
@@ -93,7 +104,7 @@ def find_broken(tensors: Mapping[str, Tensor]) -> tuple[Finding, ...]:
             "negative variance", "variances below zero", (n for n, t in variances.items() if t.lt(0).any())
         ),
         _finding("zero", "nothing but zeros", (n for n, t in weights.items() if not t.any())),
-        _finding("not floating point", "integers, as of a quantized network,", others),
+        _finding("quantized", "integers or 8-bit numbers", others),
         _fresh(floating),
         _dead(variances),
     )
@@ -137,7 +148,7 @@ def horizontal_lean(spec: NetworkSpec, tensors: Mapping[str, Tensor]) -> tuple[L
     for block in spec.blocks():
         name = f"stages.{block.stage_index}.{block.layer_index}.depthwise.conv.weight"
         kernel = tensors.get(name)
-        if block.stride == 2 and kernel is not None and kernel.dim() == 4 and kernel.is_floating_point():
+        if block.stride == 2 and kernel is not None and kernel.dim() == 4 and kernel.dtype in FLOATS:
             lean = _lean(name, kernel)
             if lean is not None:
                 leans.append(lean)

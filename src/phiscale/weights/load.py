@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from phiscale.errors import ModelDirError
 from phiscale.nn.network import Network
 from phiscale.nn.settings import change_settings
+from phiscale.spec import NetworkSpec
 from phiscale.weights.adapt import for_channels, pick_classes
 from phiscale.weights.checkpoint import Checkpoint, open_checkpoint
 from phiscale.weights.containers import Entry
 from phiscale.weights.conventions import SETTINGS
 from phiscale.weights.tensors import network_of
 
-__all__ = ["LoadReport", "Mismatch", "compare", "copy_into", "load_checkpoint", "load_weights"]
+__all__ = ["LoadReport", "Mismatch", "check_fits", "compare", "copy_into", "load_checkpoint", "load_weights"]
 
 STEM = "stem.conv.weight"
 CLASSIFIER = ("classifier.weight", "classifier.bias")
@@ -164,6 +165,18 @@ def load_checkpoint(
     source = f"{checkpoint.layout.publisher} {checkpoint.spec.name} from {checkpoint.source}"
     entry = f", {checkpoint.entry} weights" if checkpoint.entry else ""
     return replace(report, settings=settings, source=source + entry)
+
+
+def check_fits(checkpoint: Checkpoint, spec: NetworkSpec) -> None:
+    """Check, without building it, that a network could be loaded strictly.
+
+    Raises:
+        ModelDirError: It could not; the message says why.
+    """
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        net = Network(spec)
+    state, _ = _adapted(net, checkpoint, None)
+    _require_body(compare(net.state_dict(), state, also_unused=checkpoint.unexpected), checkpoint, net)
 
 
 def compare(

@@ -23,6 +23,7 @@ from phiscale.errors import ModelDirError, PhiscaleError
 from phiscale.nn.network import Network
 from phiscale.spec import NetworkSpec
 from phiscale.weights.checkpoint import Checkpoint
+from phiscale.weights.evidence import FLOATS
 from phiscale.weights.publishers import build_reference, fill_reference, library_of, network_name
 from phiscale.weights.recognise import to_layout
 
@@ -95,8 +96,8 @@ def parity(checkpoint: Checkpoint) -> ParityResult:
     if checkpoint.missing or checkpoint.wrong_shape:
         return ParityResult(reason="tensors of the network are missing or of another shape")
     values = [tensor for name, tensor in checkpoint.tensors.items() if not name.endswith(_COUNTER)]
-    if not all(tensor.is_floating_point() and bool(tensor.isfinite().all()) for tensor in values):
-        return ParityResult(reason="the file has values that are not finite, or not floating point")
+    if not all(tensor.dtype in FLOATS and bool(tensor.isfinite().all()) for tensor in values):
+        return ParityResult(reason="the file has values that are not finite, or quantized")
     spec = replace(checkpoint.spec, image_size=native_size(checkpoint.spec))
     try:
         package = library_of(checkpoint.layout.name, spec)

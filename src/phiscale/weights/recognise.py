@@ -16,7 +16,7 @@ from phiscale.weights.formats.keymap import KeyMap, kind_of
 from phiscale.weights.formats.own import OWN
 from phiscale.weights.shapes import Shape, tensor_shapes
 
-__all__ = ["Match", "from_layout", "recognise", "to_layout"]
+__all__ = ["Match", "from_layout", "recognise", "tensor_names", "to_layout"]
 
 # Prefixes of wrappers: data parallel, torch.compile, Lightning modules, timm's and others' scripts.
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "encoder_q.", "student.")
@@ -99,7 +99,7 @@ def from_layout(layout: KeyMap, spec: NetworkSpec, tensors: Mapping[str, Tensor]
         spec: The network in the file.
         tensors: By the file's names.
     """
-    names = _names(layout, spec)
+    names = tensor_names(layout, spec)
     return {
         ours: _permuted(tensors[theirs], layout, ours) for ours, theirs in names.items() if theirs in tensors
     }
@@ -111,7 +111,7 @@ def to_layout(layout: KeyMap, spec: NetworkSpec, tensors: Mapping[str, Tensor]) 
     Raises:
         ModelDirError: The layout has no names for such a network.
     """
-    names = _names(layout, spec)
+    names = tensor_names(layout, spec)
     return {
         theirs: _permuted(tensors[ours], layout, ours, back=True).contiguous()
         for ours, theirs in names.items()
@@ -119,7 +119,12 @@ def to_layout(layout: KeyMap, spec: NetworkSpec, tensors: Mapping[str, Tensor]) 
     }
 
 
-def _names(layout: KeyMap, spec: NetworkSpec) -> dict[str, str]:
+def tensor_names(layout: KeyMap, spec: NetworkSpec) -> dict[str, str]:
+    """Every tensor that a layout has for a network: our name -> theirs, in the order of the network.
+
+    Raises:
+        ModelDirError: The layout has no names for such a network.
+    """
     if layout is OWN:  # which has names for networks of every kind
         return {name: name for name in tensor_shapes(spec)}
     return layout.tensors(spec)
@@ -160,7 +165,7 @@ def _signatures(own: Iterable[NetworkSpec]) -> Iterator[tuple[KeyMap, str]]:
     for spec in own:
         for layout in FORMATS.values():
             if _has_names(layout, spec):
-                yield layout, _names(layout, spec)[_FIRST]
+                yield layout, tensor_names(layout, spec)[_FIRST]
 
 
 def _prefix_before(signature: str, names: Iterable[str]) -> str | None:
@@ -214,7 +219,7 @@ def _has_names(layout: KeyMap, spec: NetworkSpec) -> bool:
 def _their_shapes_cached(layout_name: str, spec: NetworkSpec) -> dict[str, Shape]:
     layout, shapes = FORMATS[layout_name], tensor_shapes(spec)
     found: dict[str, Shape] = {}
-    for ours, theirs in _names(layout, spec).items():
+    for ours, theirs in tensor_names(layout, spec).items():
         shape = shapes[ours]
         module, _, leaf = ours.rpartition(".")
         axes = layout.axes.get(kind_of(module)) if leaf == "weight" else None
@@ -243,8 +248,8 @@ def _match(layout: KeyMap, candidate: NetworkSpec, tensors: Mapping[str, Tensor]
     with_classifier = replace(candidate, num_classes=max(1, candidate.num_classes))
     state = from_layout(layout, with_classifier, tensors)
     spec = _with_ends(candidate, state)
-    shapes, names = tensor_shapes(spec), _names(layout, spec)
-    used = set(_names(layout, with_classifier).values())
+    shapes, names = tensor_shapes(spec), tensor_names(layout, spec)
+    used = set(tensor_names(layout, with_classifier).values())
     return Match(
         layout=layout,
         spec=spec,

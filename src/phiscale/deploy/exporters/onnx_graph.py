@@ -55,7 +55,9 @@ def build_graph(
     x = graph.trunk(x)
     logits = graph.classify(x)
     output = graph.add("Softmax", [logits], name=OUTPUT, axis=1) if preprocess else logits
-    result = helper.make_tensor_value_info(output, TensorProto.FLOAT, ["N", spec.num_classes or spec.num_features])
+    result = helper.make_tensor_value_info(
+        output, TensorProto.FLOAT, ["N", spec.num_classes or spec.num_features]
+    )
     model = helper.make_model(
         helper.make_graph(graph.nodes, spec.name, [source], [result], graph.initializers),
         opset_imports=[helper.make_opsetid("", OPSET)],
@@ -124,9 +126,7 @@ class _Graph:
         x = self.add("Flatten", [x], name="features", axis=1)
         if not self.spec.num_classes:
             return x
-        weight = self.constant("classifier.weight", self.weights["classifier.weight"])
-        bias = self.constant("classifier.bias", self.weights["classifier.bias"])
-        return self.add("Gemm", [x, weight, bias], name="logits", transB=1)
+        return self.add("Gemm", [x, *self._weights_of("classifier")], name="logits", transB=1)
 
     # ---- layers ----
 
@@ -134,7 +134,10 @@ class _Graph:
         self, x: str, name: str, *, kernel: int, stride: int = 1, groups: int = 1, activate: bool = True
     ) -> str:
         """A convolution with its folded norm, and the network's activation."""
-        inputs = [x, *(self.constant(f"{name}.{leaf}", self.weights[f"{name}.{leaf}"]) for leaf in ("weight", "bias"))]
+        inputs = [
+            x,
+            *(self.constant(f"{name}.{leaf}", self.weights[f"{name}.{leaf}"]) for leaf in ("weight", "bias")),
+        ]
         attributes = self._window(self.sizes.get(x, self.spec.image_size), kernel, stride)
         result = self.add("Conv", inputs, name=name, group=groups, **attributes)
         self._shrink(x, result, stride)
@@ -157,14 +160,15 @@ class _Graph:
         """Pool, squeeze, excite, multiply."""
         gate = self.add("GlobalAveragePool", [x], name=f"{name}/pooled")
         for part in ("reduce", "expand"):
-            constants = [
-                self.constant(f"{name}.{part}.{leaf}", self.weights[f"{name}.{part}.{leaf}"])
-                for leaf in ("weight", "bias")
-            ]
-            gate = self.add("Conv", [gate, *constants], name=f"{name}.{part}", kernel_shape=[1, 1])
+            inputs = [gate, *self._weights_of(f"{name}.{part}")]
+            gate = self.add("Conv", inputs, name=f"{name}.{part}", kernel_shape=[1, 1])
             gate = self.activation(gate) if part == "reduce" else gate
         gate = self.add("Sigmoid", [gate], name=f"{name}/gate")
         return self.add("Mul", [x, gate], name=f"{name}/gated")
+
+    def _weights_of(self, name: str) -> list[str]:
+        names = [f"{name}.{leaf}" for leaf in ("weight", "bias")]
+        return [self.constant(constant, self.weights[constant]) for constant in names]
 
     def _max_pool(self, x: str) -> str:
         attributes = self._window(self.sizes[x], 3, 2)

@@ -1,0 +1,48 @@
+"""ONNX: one file for every runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from phiscale.deploy.exporters.folding import Array
+from phiscale.errors import require
+from phiscale.weights.config import ModelDir
+
+__all__ = ["FILE", "write_onnx"]
+
+FILE = "model.onnx"
+
+
+def write_onnx(
+    model: ModelDir,
+    tensors: Mapping[str, Array],
+    path: Path,
+    *,
+    dynamic_size: bool = False,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write a model as ONNX, from uint8 images to probabilities.
+
+    Args:
+        model: Has spec and preprocessing.
+        tensors: Its weights by our names.
+        path: The file.
+        dynamic_size: Whether height and width may vary.
+        metadata: Texts to keep in the file.
+
+    Raises:
+        MissingDependencyError: onnx is not installed.
+        OSError: It cannot be written.
+    """
+    onnx = require("onnx", extra="deploy")
+    from phiscale.deploy.exporters.onnx_graph import build_graph
+
+    graph = build_graph(
+        model.spec,
+        tensors,
+        preprocess=model.preprocess,
+        dynamic_size=dynamic_size,
+        metadata=metadata,
+    )
+    onnx.save(graph, path)

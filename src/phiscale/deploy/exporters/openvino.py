@@ -1,0 +1,39 @@
+"""OpenVINO's own format, from the ONNX graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from phiscale.deploy.exporters.folding import Array
+from phiscale.deploy.exporters.onnx import write_onnx
+from phiscale.errors import require
+from phiscale.weights.config import ModelDir
+
+__all__ = ["FILE", "write_openvino"]
+
+FILE = "model.xml"
+
+
+def write_openvino(
+    model: ModelDir,
+    tensors: Mapping[str, Array],
+    path: Path,
+    *,
+    dynamic_size: bool = False,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write a model as OpenVINO's ``.xml`` and ``.bin``; arguments and errors as of `write_onnx`."""
+    ov = require("openvino", extra="deploy")
+    between = path.with_suffix(".onnx")
+    write_onnx(model, tensors, between, dynamic_size=dynamic_size)
+    try:
+        network = ov.Core().read_model(between)
+        for key, value in (metadata or {}).items():
+            network.set_rt_info(value, ["phiscale", key])
+        # In full precision: half of the bytes would be half of the mantissa.
+        ov.save_model(network, path, compress_to_fp16=False)
+    except RuntimeError as error:
+        raise OSError(str(error).strip().splitlines()[-1]) from error
+    finally:
+        between.unlink(missing_ok=True)
