@@ -28,10 +28,13 @@ NAMES = {
     "__version__",
     "complexity",
     "compound_scale",
+    "convert_weights",
     "create_model",
     "evaluate",
+    "export",
     "fit",
     "get_spec",
+    "inspect_weights",
     "list_specs",
     "load",
     "load_weights",
@@ -82,9 +85,12 @@ PARAMETERS = {
 
 # What the architecture calls by position or by these keywords.
 ACCEPTED: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+    "convert_weights": (("file",), {"to": "timm", "output": "file"}),
     "evaluate": (("dir", "images/"), {}),
+    "export": (("dir", "onnx"), {"precision": "fp32"}),
     "fit": (("images/", "out/"), {"model": "efficientnet_b0", "budget": None, "recipe": None}),
     "load": (("dir",), {"runtime": "auto"}),
+    "inspect_weights": (("file",), {}),
     "load_weights": (("net", "file"), {}),
     "save": (("net", "dir"), {"classes": ["a"], "preprocess": None}),
 }

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from phiscale.data.scan import scan as scan
     from phiscale.data.sources import open_source as open_source
+    from phiscale.deploy.export import export as export
     from phiscale.deploy.predictor import Prediction as Prediction
     from phiscale.deploy.predictor import Predictor as Predictor
     from phiscale.deploy.predictor import load as load
@@ -37,7 +38,9 @@ if TYPE_CHECKING:
     from phiscale.spec import NetworkSpec as NetworkSpec
     from phiscale.spec import StageSpec as StageSpec
     from phiscale.training.recipe import Recipe as Recipe
+    from phiscale.weights.convert import convert_weights as convert_weights
     from phiscale.weights.create import create_model as create_model
+    from phiscale.weights.doctor import inspect_weights as inspect_weights
     from phiscale.weights.load import load_weights as load_weights
     from phiscale.weights.model_dir import save as save
 
@@ -57,10 +60,13 @@ _EXPORTS = {
     "StageSpec": "phiscale.spec",
     "complexity": "phiscale.scaling.complexity",
     "compound_scale": "phiscale.scaling.compound",
+    "convert_weights": "phiscale.weights.convert",
     "create_model": "phiscale.weights.create",
     "evaluate": "phiscale.evaluation.evaluate",
+    "export": "phiscale.deploy.export",
     "fit": "phiscale.pipeline.fit",
     "get_spec": "phiscale.families",
+    "inspect_weights": "phiscale.weights.doctor",
     "list_specs": "phiscale.families",
     "load": "phiscale.deploy.predictor",
     "load_weights": "phiscale.weights.load",

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 PROGRAM = "from phiscale.cli.main import main; main()"
-COMMANDS = ("models", "summary", "scale", "scan", "fit", "evaluate", "predict", "demo")
+COMMANDS = ("models", "summary", "scale", "scan", "fit", "evaluate", "predict", "export", "weights", "demo")
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

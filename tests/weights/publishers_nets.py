@@ -1,22 +1,18 @@
-"""The publishers' own networks, with random weights and batch norm statistics that are none of the defaults."""
+"""The publishers' own networks, with random weights and odd batch norm statistics."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
-import re
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import pytest
 import timm
 import torch
 import torchvision
+from keras_net import KerasNet
 from parity import images, perturb
 from torch import Tensor, nn
 
@@ -116,64 +112,17 @@ class Publisher:
         net.load_state_dict(state, strict=True)
 
 
-class KerasNet(nn.Module):
-    """A network of keras.applications on the torch backend that takes what all others here take.
+def random_net(publisher: Publisher, name: str, side: int, *, seed: int = 0) -> nn.Module:
+    """A publisher's network in eval mode, with random weights, and norm statistics of images.
 
     Args:
-        number: 0 to 7.
-        side: Of the images, in pixels.
-    """
+        publisher: Whose network.
+        name: Our name of it.
+        side: Of the images, in pixels; a library that builds for one size builds for this one.
+        seed: Of weights and statistics.
 
-    def __init__(self, number: int, side: int) -> None:
-        super().__init__()
-        self.keras = _keras()
-        build = getattr(self.keras.applications, f"EfficientNetB{number}")
-        with self.keras.device("cpu"):
-            self.model = build(weights=None, classifier_activation=None, input_shape=(side, side, 3))
-
-    @property
-    def norms(self) -> list[Any]:
-        """Its layers of batch normalisation."""
-        kind = self.keras.layers.BatchNormalization
-        return [layer for layer in self.model.layers if isinstance(layer, kind)]
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Every tensor by layer and name; Keras counts the layers of a process in some of the names."""
-        return {
-            f"{re.sub('_[0-9]+$', '', layer.name)}/{variable.name}": variable.value.detach()
-            for layer in self.model.layers
-            for variable in layer.weights
-        }
-
-    def forward(self, x: Tensor, *, training: bool = False) -> Tensor:
-        """x: (N, 3, H, W). Returns logits (N, 1000)."""
-        # Its first layers divide by 255; then comes a normalisation, which does nothing until it is adapted.
-        with self.keras.device("cpu"):
-            logits: Tensor = self.model(255 * x.permute(0, 2, 3, 1), training=training)
-        return logits
-
-    def perturb(self, side: int) -> None:
-        """What `parity.perturb` does to the networks of others."""
-        for norm in self.norms:
-            norm.gamma.assign(torch.empty(norm.gamma.shape).uniform_(0.7, 1.3))
-            norm.beta.assign(0.2 * torch.randn(norm.beta.shape))
-            norm.momentum = 0.0
-        for layer in self.model.layers:
-            if layer not in self.norms and getattr(layer, "bias", None) is not None:
-                layer.bias.assign(0.1 * torch.randn(layer.bias.shape))
-        with torch.no_grad():
-            self(images(8, (side, side)), training=True)
-        for norm in self.norms:
-            mean, variance = norm.moving_mean.value.detach(), norm.moving_variance.value.detach()
-            norm.moving_mean.assign(mean + 0.05 * variance.sqrt() * torch.randn_like(mean))
-            norm.moving_variance.assign(variance * torch.empty_like(variance).uniform_(0.9, 1.2))
-
-
-def random_net(publisher: Publisher, name: str, side: int, *, seed: int = 0) -> nn.Module:
-    """A publisher's network in eval mode, with random weights, and statistics of `images` of a side in pixels.
-
-    They suit twice the side too. From much smaller images they would not, and a deep network with random
-    weights then makes large differences out of the smallest ones.
+    The statistics suit twice the side too. From much smaller images they would not, and a deep network with
+    random weights then makes large differences out of the smallest ones.
     """
     torch.manual_seed(seed)
     net = publisher.build(name, side)
@@ -237,16 +186,6 @@ def _article_names(count: int) -> list[str]:
     return next(names for names in named if len(names) == count)
 
 
-def _keras() -> ModuleType:
-    """Keras on its torch backend; its settings are written into a folder that is thrown away."""
-    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as home:
-        patch.setenv("KERAS_BACKEND", "torch")
-        patch.setenv("KERAS_HOME", home)
-        module = importlib.import_module("keras")
-    assert module.backend.backend() == "torch"
-    return module
-
-
 def _timm(prefix: str) -> Build:
     def build(name: str, side: int) -> nn.Module:
         net: nn.Module = timm.create_model(f"{prefix}{name}", pretrained=False)
@@ -263,7 +202,6 @@ def _torchvision(name: str, side: int) -> nn.Module:
 def _efficientnet_pytorch(name: str, side: int) -> nn.Module:
     from efficientnet_pytorch import EfficientNet
 
-    # It pads for one size, which its weights are of no matter to.
     net: nn.Module = EfficientNet.from_name(name.replace("_", "-"), image_size=side)
     return net
 
@@ -279,16 +217,16 @@ def _transformers(name: str, side: int) -> nn.Module:
     from transformers import EfficientNetConfig, EfficientNetForImageClassification
 
     spec, (width, depth) = get_spec(name), _COEFFICIENTS[name]
-    config = EfficientNetConfig(
-        width_coefficient=width,
-        depth_coefficient=depth,
-        image_size=side,
-        hidden_dim=spec.num_features,
-        dropout_rate=spec.dropout,
-        depthwise_padding=depthwise_padding(spec, side),
-        num_labels=spec.num_classes,
-    )
-    net: nn.Module = EfficientNetForImageClassification(config)
+    values: dict[str, Any] = {
+        "width_coefficient": width,
+        "depth_coefficient": depth,
+        "image_size": side,
+        "hidden_dim": spec.num_features,
+        "dropout_rate": spec.dropout,
+        "depthwise_padding": depthwise_padding(spec, side),
+        "num_labels": spec.num_classes,
+    }
+    net: nn.Module = EfficientNetForImageClassification(EfficientNetConfig(**values))
     return net
 
 
@@ -369,7 +307,7 @@ PUBLISHERS: dict[str, Publisher] = {
             layout="article",
             variants=EFFICIENTNETS,
             build=_timm("tf_"),
-            note="These files have no library: timm's tf_ networks give the reference, under the files' names.",
+            note="These files have no library; the reference is timm's tf_ networks, under the files' names.",
         ),
         Publisher(
             name="phiscale",

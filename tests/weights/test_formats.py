@@ -13,7 +13,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from publishers_nets import PUBLISHERS, Publisher, depthwise_padding
-from spec_strategies import network_specs
 from torch import Tensor
 
 from phiscale.errors import ModelDirError
@@ -22,6 +21,7 @@ from phiscale.spec import HeadSpec, NetworkSpec
 from phiscale.weights.formats import FORMATS, KeyMap
 from phiscale.weights.recognise import from_layout, recognise, to_layout
 from phiscale.weights.shapes import Shape, tensor_shapes
+from spec_strategies import network_specs
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "article_b0.json"
 EFFICIENTNETS = [*list_specs("efficientnet"), *list_specs("efficientnet_lite")]
@@ -150,7 +150,9 @@ def test_the_signature_belongs_to_one_layout(layout: KeyMap) -> None:
     [("resnet50", "bottleneck blocks"), ("mobilenet_v1", "depthwise_separable blocks")],
 )
 def test_networks_of_another_kind(layout: KeyMap, name: str, what: str) -> None:
-    with pytest.raises(ModelDirError, match=f"the {layout.name} layout of EfficientNets has no names for {what}"):
+    with pytest.raises(
+        ModelDirError, match=f"the {layout.name} layout of EfficientNets has no names for {what}"
+    ):
         layout.tensors(get_spec(name))
 
 
@@ -171,7 +173,8 @@ def test_a_values_way_through_every_key_map() -> None:
     """One tensor, followed by hand through the names of all layouts."""
     spec = get_spec("efficientnet_b0")
     found = {
-        layout.name: layout.tensors(spec)["stages.2.1.project.norm.running_var"] for layout in FORMATS.values()
+        layout.name: layout.tensors(spec)["stages.2.1.project.norm.running_var"]
+        for layout in FORMATS.values()
     }
     assert found == {
         "phiscale": "stages.2.1.project.norm.running_var",
@@ -185,7 +188,7 @@ def test_a_values_way_through_every_key_map() -> None:
 
 
 def test_more_blocks_than_letters() -> None:
-    """Keras counts the blocks of a stage with letters, and L2 has up to 22 of them; a network may have more."""
+    """Keras counts the blocks of a stage with letters, and a network may have more than 26."""
     b0 = get_spec("efficientnet_b0")
     deep = replace(b0, stages=(*b0.stages[:6], replace(b0.stages[6], num_layers=54)))
     names = list(FORMATS["keras"].tensors(deep).values())

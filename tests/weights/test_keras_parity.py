@@ -144,8 +144,8 @@ def error_of(model: Any, file: KerasFile, name: str, batch: NDArray[np.float32])
         ).numpy()
     assert ours.shape == theirs.shape
     scale = np.abs(theirs).max()
-    # Where all images give much the same logits, these compare nothing.
-    assert np.abs(theirs[0] - theirs[-1]).max() > 1000 * TOLERANCE * scale
+    # Where all images give much the same logits, these compare nothing. B0's differ by 15 %, B7's by 1 %.
+    assert np.abs(theirs[0] - theirs[-1]).max() > 100 * TOLERANCE * scale
     return float(np.abs(ours - theirs).max() / scale)
 
 
@@ -219,38 +219,42 @@ def test_the_published_networks_third_layer(
     assert error_of(model, file, "efficientnet_b0", images(224)) < TOLERANCE
 
 
-@pytest.mark.parametrize("style", ["functional", "sequential", "flat"])
-def test_fine_tuned_models(keras: Any, style: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def base(keras: Any) -> Any:
+    return make_model(keras, 0, 96, seed=3, include_top=False)
+
+
+@pytest.mark.parametrize("style", ["functional", "flat", pytest.param("sequential", marks=pytest.mark.slow)])
+def test_fine_tuned_models(keras: Any, base: Any, style: str, tmp_path: Path) -> None:
     """A network inside a model with augmentation, a rescaling too many and a classifier of its own."""
     layers = keras.layers
     before = [layers.RandomFlip(), layers.Rescaling(0.5, offset=10.0)]
     after = [layers.GlobalAveragePooling2D(), layers.Dropout(0.2), layers.Dense(7)]
     inputs = keras.Input((96, 96, 3))
-    base = make_model(keras, 0, 96, seed=3, include_top=False)
-    outputs = before[1](before[0](inputs))
     if style == "flat":
-        plain = base
-        base = keras.applications.EfficientNetB0(weights=None, include_top=False, input_tensor=outputs)
-        base.set_weights(plain.get_weights())
-        next(layer for layer in base.layers if type(layer).__name__ == "Normalization").finalize_state()
-        outputs = base.output
+        outputs = before[1](before[0](inputs))
+        flat = keras.applications.EfficientNetB0(weights=None, include_top=False, input_tensor=outputs)
+        flat.set_weights(base.get_weights())
+        next(layer for layer in flat.layers if type(layer).__name__ == "Normalization").finalize_state()
+        model = keras.Model(inputs, after[2](after[1](after[0](flat.output))))
+    elif style == "functional":
+        outputs = inputs
+        for layer in (*before, base, *after):
+            outputs = layer(outputs)
+        model = keras.Model(inputs, outputs)
     else:
-        outputs = base(outputs)
-    for layer in after:
-        outputs = layer(outputs)
-    model = keras.Model(inputs, outputs)
-    if style == "sequential":
         model = keras.Sequential([inputs, keras.Sequential(before), base, *after])
     model.compile(optimizer="adam")
     model.optimizer.build(model.trainable_variables)
 
-    expected = variables_of(base)
     kernel, bias = after[-1].get_weights()
-    expected |= {"predictions/kernel": kernel, "predictions/bias": bias}
-    for kind in ("keras", "legacy h5"):
-        file = read_keras(save(model, tmp_path / "model", kind))
+    expected = {**variables_of(base), "predictions/kernel": kernel, "predictions/bias": bias}
+    archive = read_keras(save(model, tmp_path / "model", "keras"))
+    legacy = read_keras(save(model, tmp_path / "model", "legacy h5"))
+    for file in (archive, legacy):
         assert_same(file.tensors, expected)
-        assert error_of(model, file, "efficientnet_b0", images(96)) < TOLERANCE
+    assert input_transform(archive) == input_transform(legacy)
+    assert error_of(model, archive, "efficientnet_b0", images(96)) < TOLERANCE
     # Weights alone do not say what the first rescaling does.
     assert input_transform(read_keras(save(model, tmp_path / "model", "weights.h5"))).value is None
 

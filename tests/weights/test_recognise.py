@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -50,7 +49,9 @@ def blank(spec: NetworkSpec, layout: KeyMap | str = "phiscale") -> dict[str, Ten
     """Names and shapes by a layout, without values."""
     layout = FORMATS[layout] if isinstance(layout, str) else layout
     shapes = tensor_shapes(spec)
-    return to_layout(layout, spec, {name: torch.empty(shape, device="meta") for name, shape in shapes.items()})
+    return to_layout(
+        layout, spec, {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    )
 
 
 def store(state: Mapping[str, Tensor], path: Path) -> Path:
@@ -140,7 +141,8 @@ def test_an_unknown_variant_is_said_in_one_line(tmp_path: Path) -> None:
     wide = replace(B0, stages=tuple(replace(s, out_channels=2 * s.out_channels) for s in B0.stages))
     path = store(blank(wide, "timm"), tmp_path / "x")
     with pytest.raises(
-        ModelDirError, match=r"names are those of the timm layout, but no known network has these shapes; nearest"
+        ModelDirError,
+        match=r"names are those of the timm layout, but no known network has these shapes; nearest",
     ) as error:
         open_checkpoint(path)
     assert "\n" not in str(error.value)
@@ -149,7 +151,9 @@ def test_an_unknown_variant_is_said_in_one_line(tmp_path: Path) -> None:
 
 def test_unknown_names_are_said_in_one_line(tmp_path: Path) -> None:
     path = store({"conv1.weight": torch.zeros(2), "fc.weight": torch.zeros(3)}, tmp_path / "x")
-    with pytest.raises(ModelDirError, match=r"of no known layout \(such as conv1\.weight, fc\.weight\)") as error:
+    with pytest.raises(
+        ModelDirError, match=r"of no known layout \(such as conv1\.weight, fc\.weight\)"
+    ) as error:
         open_checkpoint(path)
     assert "\n" not in str(error.value)
 
@@ -170,7 +174,9 @@ def test_a_partly_fitting_file() -> None:
 # -- wrappers ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "net.", "module._orig_mod.", "model.net."])
+@pytest.mark.parametrize(
+    "prefix", ["module.", "_orig_mod.", "model.", "net.", "module._orig_mod.", "model.net."]
+)
 @LAYOUTS
 def test_wrappers_are_seen_through(layout: KeyMap, prefix: str) -> None:
     state = {prefix + name: tensor for name, tensor in blank(B0, layout).items()}
@@ -188,7 +194,7 @@ def test_a_strange_prefix_is_no_wrapper() -> None:
 @pytest.mark.parametrize("prefix", ["", "module.", "model."])
 def test_the_bare_body_of_transformers(prefix: str) -> None:
     """`EfficientNetModel`, without a classifier and without the prefix that it has beside one."""
-    body = PUBLISHERS["transformers"].build("efficientnet_b0", 224).efficientnet
+    body = PUBLISHERS["transformers"].build("efficientnet_b0", 224).get_submodule("efficientnet")
     state = {prefix + name: tensor for name, tensor in body.state_dict().items()}
     match = recognise(state)
     assert (match.layout.name, match.spec) == ("huggingface", replace(B0, num_classes=0))

@@ -72,7 +72,9 @@ def there_and_back(first: Path, publisher: Publisher) -> Path:
     return back
 
 
-def compare(publisher: Publisher, name: str, folder: Path, *, calibration: int, sides: tuple[int, ...]) -> None:
+def compare(
+    publisher: Publisher, name: str, folder: Path, *, calibration: int, sides: tuple[int, ...]
+) -> None:
     theirs = random_net(publisher, name, calibration)
     first = publisher.save(theirs, folder / "x")
     back = there_and_back(first, publisher)

@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 from hypothesis import given, settings
-from spec_strategies import network_specs
 
 from phiscale.families import get_spec, list_specs
 from phiscale.nn.network import Network
 from phiscale.scaling.compound import CompoundRule, compound_scale
 from phiscale.spec import HeadSpec, NetworkSpec
 from phiscale.weights.shapes import Shape, tensor_shapes
+from spec_strategies import network_specs
 
 
 def built(spec: NetworkSpec) -> list[tuple[str, Shape]]:

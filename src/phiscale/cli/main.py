@@ -13,12 +13,14 @@ import typer
 
 from phiscale.cli.demo import demo
 from phiscale.cli.evaluate import evaluate
+from phiscale.cli.export import export
 from phiscale.cli.fit import fit
 from phiscale.cli.models import models
 from phiscale.cli.predict import predict
 from phiscale.cli.scale import scale
 from phiscale.cli.scan import scan
 from phiscale.cli.summary import summary
+from phiscale.cli.weights import weights
 from phiscale.errors import PhiscaleError
 
 __all__ = ["app", "main"]
@@ -50,8 +52,9 @@ def _options(
     """Your images and your budget: the EfficientNet that fits, trained, measured and explained."""
 
 
-for command in (models, summary, scale, scan, fit, evaluate, predict, demo):
+for command in (models, summary, scale, scan, fit, evaluate, predict, export, demo):
     app.command()(command)
+app.add_typer(weights)
 
 
 def main() -> None:

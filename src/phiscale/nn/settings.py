@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from phiscale.nn.layers import Conv2dSame, MaxPool2dSame, make_conv
+from phiscale.nn.layers import ConvNormAct, MaxPool2dSame, make_conv
 from phiscale.nn.network import Network
 from phiscale.spec import Padding
 
@@ -48,14 +48,13 @@ def change_settings(
 
 
 def _change_padding(net: Network, padding: Padding) -> None:
-    for parent in list(net.modules()):
-        for name, child in list(parent.named_children()):
-            # A convolution of one pixel has nothing to pad: those of squeeze-excite are plain ones.
-            if isinstance(child, nn.Conv2d) and (max(child.kernel_size) > 1 or isinstance(child, Conv2dSame)):
-                setattr(parent, name, _with_padding(child, padding))
-            elif isinstance(child, nn.MaxPool2d | MaxPool2dSame):
-                pool = MaxPool2dSame(3, 2) if padding == "same" else nn.MaxPool2d(3, 2, padding=1)
-                setattr(parent, name, pool.train(child.training))
+    for module in list(net.modules()):
+        # Other convolutions, those of squeeze-excite, have one pixel and are never padded.
+        if isinstance(module, ConvNormAct):
+            module.conv = _with_padding(module.conv, padding)
+    if net.spec.stem.max_pool:
+        pool = MaxPool2dSame(3, 2) if padding == "same" else nn.MaxPool2d(3, 2, padding=1)
+        net.pool = pool.train(net.pool.training)
 
 
 def _with_padding(old: nn.Conv2d, padding: Padding) -> nn.Conv2d:

@@ -27,15 +27,15 @@ from phiscale.weights.evidence import FLOATS
 from phiscale.weights.publishers import build_reference, fill_reference, library_of, network_name
 from phiscale.weights.recognise import to_layout
 
-__all__ = ["Comparison", "ParityResult", "native_size", "parity", "parity_images"]
+__all__ = ["Comparison", "ParityResult", "parity", "parity_image", "parity_size"]
 
 # Rounding in float32 makes some 1e-6; another padding or epsilon makes 1e-2 and more.
 TOLERANCE = 1e-4
-# Where the native size is larger, images of 224 px tell the same in a fraction of the time.
+# Where the native size is larger, an image of 224 px tells the same in a fraction of the time.
 _LARGEST = 300
 _SMALLER = (224, 224)
-_IMAGES = 2
 _COUNTER = ".num_batches_tracked"
+_SECONDS = 600
 
 _Run = Callable[[str, NetworkSpec, Mapping[str, Tensor], Tensor], Tensor]
 
@@ -67,7 +67,7 @@ class ParityResult:
 
     Attributes:
         library: Package and version, such as ``"timm 1.0.31"``; None where nothing was compared.
-        image_size: (height, width) of the images in pixels.
+        image_size: (height, width) of the image in pixels.
         comparisons: One, or one for each choice of settings that the file leaves open.
         reason: Why nothing was compared.
     """
@@ -84,7 +84,7 @@ class ParityResult:
 
 
 def parity(checkpoint: Checkpoint) -> ParityResult:
-    """Run a file's tensors in the publisher's network and in ours, on the same images.
+    """Run a file's tensors in the publisher's network and in ours, on the same image.
 
     Where the file leaves padding open, as timm's do, it is compared with both of timm's networks: each
     agrees with ours of the same settings, so parity says that the tensors are understood, and not which
@@ -98,7 +98,7 @@ def parity(checkpoint: Checkpoint) -> ParityResult:
     values = [tensor for name, tensor in checkpoint.tensors.items() if not name.endswith(_COUNTER)]
     if not all(tensor.dtype in FLOATS and bool(tensor.isfinite().all()) for tensor in values):
         return ParityResult(reason="the file has values that are not finite, or quantized")
-    spec = replace(checkpoint.spec, image_size=native_size(checkpoint.spec))
+    spec = replace(checkpoint.spec, image_size=parity_size(checkpoint.spec))
     try:
         package = library_of(checkpoint.layout.name, spec)
         comparisons = [_compare(checkpoint, replace(spec, **settings)) for settings in _settings(checkpoint)]
@@ -114,26 +114,32 @@ def parity(checkpoint: Checkpoint) -> ParityResult:
     )
 
 
-def native_size(spec: NetworkSpec) -> tuple[int, int]:
+def parity_size(spec: NetworkSpec) -> tuple[int, int]:
     """The size that parity is measured at: the network's own, or 224 px where that is over 300 px."""
     return spec.image_size if max(spec.image_size) <= _LARGEST else _SMALLER
 
 
-def parity_images(spec: NetworkSpec) -> Tensor:
-    """The same images on every machine: (2, in_channels, *image_size), coarse shapes and some noise."""
+def parity_image(spec: NetworkSpec) -> Tensor:
+    """The same image on every machine: (1, in_channels, *image_size), coarse shapes and some noise."""
     rng = torch.Generator().manual_seed(0)
-    shape = (_IMAGES, spec.in_channels)
-    coarse = torch.randn(*shape, 5, 5, generator=rng)
-    noise = torch.randn(*shape, *spec.image_size, generator=rng)
+    coarse = torch.randn(1, spec.in_channels, 5, 5, generator=rng)
+    noise = torch.randn(1, spec.in_channels, *spec.image_size, generator=rng)
     smooth = nn.functional.interpolate(coarse, spec.image_size, mode="bilinear", align_corners=False)
     return smooth + 0.3 * noise
 
 
 def _settings(checkpoint: Checkpoint) -> list[dict[str, Any]]:
-    """What to compare with: what is known, or every choice that the publisher has."""
+    """What to compare with: what is known, or else what the publisher has."""
     if checkpoint.settings["padding"].value is not None:
         return [{}]
-    return [{"padding": "same", "norm_eps": 1e-3}, {"padding": "symmetric", "norm_eps": 1e-5}]
+    same = {"padding": "same", "norm_eps": 1e-3}
+    match checkpoint.layout.name:
+        case "timm":
+            return [same, {"padding": "symmetric", "norm_eps": 1e-5}]
+        case "torchvision":
+            large = checkpoint.spec.name in ("efficientnet_b5", "efficientnet_b6", "efficientnet_b7")
+            return [{"padding": "symmetric", "norm_eps": 1e-3 if large else 1e-5}]
+    return [same]
 
 
 def _compare(checkpoint: Checkpoint, spec: NetworkSpec) -> Comparison:
@@ -153,40 +159,40 @@ def _compare(checkpoint: Checkpoint, spec: NetworkSpec) -> Comparison:
 def _difference(checkpoint: Checkpoint, spec: NetworkSpec, run: _Run, dtype: torch.dtype) -> float:
     layout = checkpoint.layout
     tensors = {name: tensor.to(dtype) for name, tensor in checkpoint.tensors.items()}
-    images = parity_images(spec).to(dtype)
-    reference = run(layout.name, spec, to_layout(layout, spec, tensors), images)
-    if not bool(reference.isfinite().all()):
-        raise ModelDirError("the publisher's network answers with values that are not finite")
+    image = parity_image(spec).to(dtype)
+    reference = run(layout.name, spec, to_layout(layout, spec, tensors), image)
     with torch.random.fork_rng(devices=[]):
         net = Network(spec).eval().to(dtype)
     net.load_state_dict({**net.state_dict(), **tensors})
     with torch.inference_mode():
-        ours = net(images)
+        ours = net(image)
+    if not bool(torch.stack([ours, reference]).isfinite().all()):
+        raise ModelDirError("the networks answer with values that are not finite")
     return float((ours - reference).abs().max() / reference.abs().max().clamp_min(1e-30))
 
 
-def _run_here(layout: str, spec: NetworkSpec, tensors: Mapping[str, Tensor], images: Tensor) -> Tensor:
-    reference = build_reference(layout, spec).to(images.dtype)
+def _run_here(layout: str, spec: NetworkSpec, tensors: Mapping[str, Tensor], image: Tensor) -> Tensor:
+    reference = build_reference(layout, spec).to(image.dtype)
     fill_reference(reference, tensors)
     with torch.inference_mode():
-        output: Tensor = reference(images)
+        output: Tensor = reference(image)
     return output
 
 
 def _run_in_process_of_its_own(
-    layout: str, spec: NetworkSpec, tensors: Mapping[str, Tensor], images: Tensor
+    layout: str, spec: NetworkSpec, tensors: Mapping[str, Tensor], image: Tensor
 ) -> Tensor:
     with tempfile.TemporaryDirectory() as folder:
         task, answer = Path(folder) / "task.pt", Path(folder) / "answer.pt"
-        torch.save(
-            {"layout": layout, "spec": spec.to_json(), "tensors": dict(tensors), "images": images}, task
-        )
+        torch.save({"layout": layout, "spec": spec.to_json(), "tensors": dict(tensors), "image": image}, task)
         done = subprocess.run(
             [sys.executable, "-c", _PROGRAM, str(task), str(answer)],
             env={**os.environ, "KERAS_BACKEND": "torch"},
             capture_output=True,
             text=True,
             check=False,
+            stdin=subprocess.DEVNULL,
+            timeout=_SECONDS,
         )
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
@@ -206,7 +212,7 @@ def _answer(task: str, answer: str) -> None:
     """What the other process does."""
     content = torch.load(task, weights_only=True)
     spec = NetworkSpec.from_json(content["spec"])
-    torch.save(_run_here(content["layout"], spec, content["tensors"], content["images"]), answer)
+    torch.save(_run_here(content["layout"], spec, content["tensors"], content["image"]), answer)
 
 
 def _line(error: BaseException) -> str:
