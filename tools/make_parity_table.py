@@ -36,8 +36,8 @@ calibrated on images and then moved. It is stored as the library stores it. `cre
 that file; `convert_weights` takes it to this project's layout and back, and every tensor must be the same,
 bit for bit. The library's network then reads the file that came back, and both networks answer two random
 images, in float32 on the CPU. The error is the largest difference of the logits, as a part of the largest
-logit of the library. All must be at most {tolerance:g}; rounding makes 1e-7 to 1e-5, another padding more than
-1e-2.
+logit of the library. All must be at most {tolerance:g}; rounding makes 1e-7 to 1e-5, another padding more
+than 1e-2.
 
 | Library | Network | Native side (px) | Error | Error at {odd} px |
 |---|---|---|---|---|

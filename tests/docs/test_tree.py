@@ -39,13 +39,10 @@ def test_every_file_has_its_line() -> None:
 
 def test_every_folder_exists() -> None:
     folders = {path for path in entries() if path.endswith("/")}
-    there = {f"{path.relative_to(SOURCE)}/" for path in SOURCE.rglob("*") if _is_ours(path)}
-    top = {path for path in there if path.count("/") == 1 or "runtimes" in path}
-    assert folders == top
-
-
-def _is_ours(path: Path) -> bool:
-    return path.is_dir() and "__pycache__" not in path.parts
+    holding_code = {path.parent for path in SOURCE.rglob("*.py")} - {SOURCE}
+    there = {f"{path.relative_to(SOURCE)}/" for path in holding_code}
+    data = {"demo_data/"}
+    assert folders == there | data
 
 
 def test_every_line_says_what_the_file_is_for() -> None:

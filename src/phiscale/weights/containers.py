@@ -137,7 +137,7 @@ def _read_safetensors(path: Path) -> Container:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {_printable(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, ValueError, RuntimeError, KeyError, AttributeError, TypeError) as error:
         raise ModelDirError(f"{path} is truncated or damaged ({_line(error)}); {_DAMAGED}") from None
     except OSError as error:
@@ -164,7 +164,7 @@ def _read_keras(path: Path, kind: Kind) -> Container:
 
     content = read_keras(path)
     transform = input_transform(content)
-    tensors = {name: torch.from_numpy(array.copy()) for name, array in content.tensors.items()}
+    tensors = {_printable(name): torch.from_numpy(array.copy()) for name, array in content.tensors.items()}
     extras = {name: tensors.pop(name) for name in list(tensors) if name.startswith(BEFORE_STEM)}
     return Container(
         path=path,
@@ -233,14 +233,28 @@ def _as_state(value: Any) -> dict[str, Tensor] | None:
     if not isinstance(value, Mapping):
         return None
     tensors = {
-        name: item.detach()
+        _printable(name): item.detach()
         for name, item in value.items()
-        if isinstance(name, str) and isinstance(item, Tensor)
+        if isinstance(name, str) and isinstance(item, Tensor) and _has_values(item)
     }
     # torch's AveragedModel, which torchvision's scripts use, counts its updates in one.
     tensors.pop("n_averaged", None)
-    # Complex or sparse tensors are nobody's weights.
-    return {name: item for name, item in tensors.items() if item.layout == torch.strided} or None
+    return tensors or None
+
+
+def _has_values(tensor: Tensor) -> bool:
+    """Whether it is a plain array; complex, sparse, nested or quantized ones are nobody's weights."""
+    if tensor.is_meta or tensor.is_nested or tensor.is_quantized or tensor.is_complex():
+        return False
+    # A view that repeats a few values can claim more than any memory holds.
+    return tensor.layout == torch.strided and (
+        tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+    )
+
+
+def _printable(name: str) -> str:
+    """A name as messages of one line can have it."""
+    return name if name.isprintable() else name.encode("unicode_escape").decode("ascii")
 
 
 def _line(error: BaseException) -> str:

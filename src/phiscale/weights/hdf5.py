@@ -1,9 +1,9 @@
 """Files of Keras: ``.keras`` archives, ``.weights.h5`` and the older ``.h5``.
 
 Neither Keras nor torch is needed, and nothing in a file is run: its config is read as plain values, and
-no layer is built from it. HDF5 is a C library that runs forever or crashes on some damaged files (14 of
-12,000 files with a few wrong bytes), so another process opens the file and sends what it finds through a
-pipe. If it dies, the file is refused.
+no layer is built from it. HDF5 is a C library that crashes or runs forever on some damaged files (version
+2.0 on about one in a thousand with a few wrong bytes), so another process opens the file and sends what it
+finds through a pipe. If it dies, the file is refused.
 """
 
 from __future__ import annotations
@@ -55,8 +55,10 @@ _LEAVES = {
 }
 _OUTER = ("normalization", "stem_conv", "stem_bn", "", "top_conv", "top_bn", "predictions")
 _PARTS = ("expand_conv", "expand_bn", "dwconv", "bn", "se_reduce", "se_expand", "project_conv", "project_bn")
-# Layers that leave an image as it is when a model predicts.
-_IDENTITY = re.compile(r"InputLayer|Identity|Dropout|SpatialDropout2D|Gaussian(Noise|Dropout)|Random\w+")
+# Layers that leave an image as it is when a model predicts; a random crop becomes a crop of the centre.
+_IDENTITY = re.compile(
+    r"InputLayer|Identity|Dropout|SpatialDropout2D|Gaussian(Noise|Dropout)|Random(?!Crop)\w+"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +152,7 @@ def input_transform(file: KerasFile) -> InputTransform:
       adds ``Rescaling(1/sqrt(std))``, which has no weights (tensorflow#49930), so that all three layers
       together divide by the std.
 
-      The file may list more rescalings than these; then it is not known what they do.
+      Where the file lists other rescalings than these, the transform is unknown.
 
     A `Normalization` that was never adapted (mean 0, variance 1) leaves mean 0 and std 1.
     """
@@ -300,10 +302,8 @@ def _by_group(content: _Content) -> Iterator[tuple[str, NDArray[Any]]]:
     for path, array in content.arrays.items():
         if match := re.fullmatch(r"(.+)/vars/([0-9]{1,4})", path):
             groups.setdefault(match[1], {})[match[2]] = array
-    # Keras before 3.8 stored no names.
-    names = {group: content.names[group] for group in groups if group in content.names} or _by_position(
-        groups
-    )
+    names = {group: content.names[group] for group in groups if group in content.names}
+    names = names or _by_position(groups)  # older versions of Keras 3 stored none
     for group, variables in groups.items():
         leaves = _LEAVES.get(_class_of(group), ())
         for number, array in variables.items():
