@@ -24,6 +24,8 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "weights")]
 
 from publishers_nets import ODD_SIDE, PARITY_FOLDER, PUBLISHERS, TOLERANCE, rows  # noqa: E402
 
+from phiscale.families import get_spec  # noqa: E402
+
 Errors = dict[tuple[str, str, int], float]
 
 TEXT = """# Parity with other libraries
@@ -36,12 +38,20 @@ calibrated on images and then moved. It is stored as the library stores it. `cre
 that file; `convert_weights` takes it to this project's layout and back, and every tensor must be the same,
 bit for bit. The library's network then reads the file that came back, and both networks answer two random
 images, in float32 on the CPU. The error is the largest difference of the logits, as a part of the largest
-logit of the library. All must be at most {tolerance:g}; rounding makes 1e-7 to 1e-5, another padding more
+logit of the library. All must be at most {tolerance}; rounding makes 1e-7 to 1e-5, another padding more
 than 1e-2.
 
-| Library | Network | Native side (px) | Error | Error at {odd} px |
-|---|---|---|---|---|
-{table}
+## At the native side
+
+{native}
+
+## At {odd} px
+
+No stride divides it, so every padding counts.
+
+{odd_table}
+
+## Notes
 
 {notes}
 
@@ -75,9 +85,13 @@ def page(errors: Errors, *, minutes: float, arguments: list[str]) -> str:
     packages = dict.fromkeys(publisher.package for publisher in PUBLISHERS.values())
     threads = os.environ.get("OMP_NUM_THREADS", "1")
     return TEXT.format(
-        tolerance=TOLERANCE,
+        tolerance=short(TOLERANCE),
         odd=ODD_SIDE,
-        table="\n".join(line(errors, *row) for row in rows()),
+        native=table({(who, name): errors[who, name, sides[0]] for who, name, sides in rows()}),
+        odd_table=table(
+            {(who, name): errors[who, name, ODD_SIDE] for who, name, sides in rows() if ODD_SIDE in sides},
+            side=ODD_SIDE,
+        ),
         notes="\n".join(f"- {p.name}: {p.note}" for p in PUBLISHERS.values() if p.note),
         versions=", ".join(f"{package} {version(package)}" for package in ("torch", *packages)),
         python=platform.python_version(),
@@ -88,11 +102,30 @@ def page(errors: Errors, *, minutes: float, arguments: list[str]) -> str:
     )
 
 
-def line(errors: Errors, publisher: str, variant: str, sides: tuple[int, ...]) -> str:
-    """One row of the table."""
-    measured = [f"{errors[publisher, variant, side]:.1e}" for side in sides]
-    cells = [publisher, variant, str(sides[0]), *measured, *(["–"] * (2 - len(measured)))]
-    return f"| {' | '.join(cells)} |"
+def table(errors: dict[tuple[str, str], float], *, side: int | None = None) -> str:
+    """A row per network, a column per publisher.
+
+    Args:
+        errors: Publisher and network -> error.
+        side: Of all images, in pixels; None means each network's native one.
+    """
+    publishers = list(dict.fromkeys(publisher for publisher, _ in errors))
+    lines = [["Network", "Side (px)", *publishers], ["---"] * (2 + len(publishers))]
+    for name in dict.fromkeys(name for _, name in errors):
+        cells = [short(errors[key]) if (key := (p, name)) in errors else "–" for p in publishers]
+        lines.append([name, str(side or get_spec(name).image_size[0]), *cells])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def short(error: float) -> str:
+    """Such as 1.5e-6.
+
+    Examples:
+        >>> short(1.46e-6), short(1e-5), short(0.0)
+        ('1.5e-6', '1e-5', '0')
+    """
+    digits, _, exponent = f"{error:.1e}".partition("e")
+    return f"{digits.removesuffix('.0')}e{int(exponent)}" if error else "0"
 
 
 def processor() -> str:

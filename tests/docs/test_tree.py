@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from doc_blocks import ROOT, Block, blocks_of
 
 SOURCE = ROOT / "src" / "phiscale"

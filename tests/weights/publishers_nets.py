@@ -158,7 +158,7 @@ def record(publisher: str, name: str, side: int, error: float) -> None:
 
 
 def rows() -> list[tuple[str, str, tuple[int, ...]]]:
-    """What the table must show: publisher, variant and sides."""
+    """What the page must show: publisher, network and sides, the native one first."""
     return [
         (publisher.name, name, publisher.sides(name))
         for publisher in PUBLISHERS.values()
@@ -290,7 +290,7 @@ PUBLISHERS: dict[str, Publisher] = {
             variants=EFFICIENTNETS,
             build=_transformers,
             any_size=False,
-            note="It pads for the native size, and is wrong at others.",
+            note="It pads for the native size, and its answers are others at 237 px.",
         ),
         Publisher(
             name="keras",

@@ -22,7 +22,7 @@ from phiscale.errors import MissingDependencyError, ModelDirError
 from phiscale.families import get_spec
 from phiscale.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from phiscale.spec import HeadSpec, NetworkSpec, StageSpec, StemSpec
-from phiscale.weights import hdf5
+from phiscale.weights import hdf5_process
 from phiscale.weights.formats.keras import KERAS
 from phiscale.weights.hdf5 import (
     KerasFile,
@@ -132,7 +132,7 @@ def test_without_names_the_order_tells_the_layers(name: str, tmp_path: Path) -> 
     expected = tensors_of(spec)
     write_keras(tmp_path / "named.h5", expected)
     with h5py.File(tmp_path / "named.h5") as named, h5py.File(tmp_path / "bare.h5", "w") as bare:
-        # Keras 2.12 called the group of the layers otherwise; like early versions of Keras 3 it gives no names.
+        # Keras 2.12 called the group of the layers otherwise; it gives no names, nor did Keras 3 at first.
         for layer in named["layers"]:
             for number, array in named[f"layers/{layer}/vars"].items():
                 bare[f"_layer_checkpoint_dependencies/{layer}/vars/{number}"] = array[()]
@@ -583,8 +583,8 @@ def test_a_reader_that_dies_or_never_ends(
     code: str, tensors: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_keras(tmp_path / "good.h5", tensors)
-    monkeypatch.setattr(hdf5, "_CODE", code)
-    monkeypatch.setattr(hdf5, "_SECONDS", 1.0)
+    monkeypatch.setattr(hdf5_process, "_CODE", code)
+    monkeypatch.setattr(hdf5_process, "_SECONDS", 1.0)
     with pytest.raises(ModelDirError, match="damaged"):
         read_keras(tmp_path / "good.h5")
 
@@ -604,7 +604,7 @@ def test_neither_torch_nor_keras_is_loaded() -> None:
 
 def test_mutated_files(tensors: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Wrong bytes and missing ends give one line or the tensors, also where HDF5 itself crashes."""
-    monkeypatch.setattr(hdf5, "_SECONDS", 10.0)
+    monkeypatch.setattr(hdf5_process, "_SECONDS", 10.0)
     wholes = []
     for kind in KINDS:
         write_keras(

@@ -65,5 +65,5 @@ def export(
         f"probabilities at most {check['max_difference']:.1e} apart"
     )
     out.print(
-        f"speed    {latency[format.value]:.1f} ms an image, PyTorch {latency['torch']:.1f} ms, on this machine"
+        f"speed    {latency[format.value]:.1f} ms an image; PyTorch took {latency['torch']:.1f} ms"
     )
