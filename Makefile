@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= $(shell $(PYTHON) -c 'import os; print(len(os.sched_ge
 # Two test processes with one thread each are faster than one with two.
 WORKERS ?= $(OMP_NUM_THREADS)
 
-.PHONY: help demo test slow check format docs figures bench clean
+.PHONY: help demo test slow check format docs figures bench parity clean
 
 help:  ## Show the targets.
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -53,6 +53,9 @@ figures: .venv/app  ## Draw the pictures of README and docs again.
 
 bench: .venv/dev  ## Measure this project and its peers in one run.
 	$(BIN)/python benchmarks/forward.py
+
+parity: .venv/dev  ## Compare with every publisher's networks, and write docs/weights-parity.md.
+	OMP_NUM_THREADS=1 $(BIN)/python tools/make_parity_table.py
 
 clean:  ## Remove what the other targets made.
 	rm -rf .venv site demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -25,8 +25,8 @@ TINY = NetworkSpec(
 )
 
 
-def make_model(folder: Path, *, channels: int = 3) -> Path:
-    torch.manual_seed(0)
+def make_model(folder: Path, *, channels: int = 3, seed: int = 0) -> Path:
+    torch.manual_seed(seed)
     return save(Network(replace(TINY, in_channels=channels)), folder, classes=CLASSES)
 
 

@@ -27,6 +27,8 @@ class KerasNet(nn.Module):
     def __init__(self, number: int, side: int) -> None:
         super().__init__()
         self.keras = _keras()
+        # Its initial weights come from a generator of its own.
+        self.keras.utils.set_random_seed(torch.initial_seed() % 2**32)
         build = getattr(self.keras.applications, f"EfficientNetB{number}")
         with self.keras.device("cpu"):
             self.model = build(weights=None, classifier_activation=None, input_shape=(side, side, 3))

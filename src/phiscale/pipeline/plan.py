@@ -39,7 +39,7 @@ LEAST_MAP = 3  # pixels of the last feature map below which strides are lowered
 LAST_MAPS = (4, 2, 1)
 LEAST_STEPS_PER_EPOCH = 16
 LEAST_BATCH = 8
-WARM_START_CHANGES: Mapping[str, Any] = {"learning_rate": 8e-3, "layer_decay": 1.0}
+WARM_START_CHANGES: Mapping[str, Any] = {"learning_rate": 8e-3, "layer_decay": 0.9}
 
 ScanProgress = Callable[[int, int], None]
 
