@@ -74,7 +74,9 @@ def network(spec: NetworkSpec) -> Network:
 
 
 def graph(net: Network, **options: Any) -> onnx.ModelProto:
-    return build_graph(net.spec, {name: tensor.numpy() for name, tensor in net.state_dict().items()}, **options)
+    return build_graph(
+        net.spec, {name: tensor.numpy() for name, tensor in net.state_dict().items()}, **options
+    )
 
 
 def run(model: onnx.ModelProto, images: Any) -> Any:

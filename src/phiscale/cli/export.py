@@ -39,9 +39,7 @@ def export(
         Path | None,
         typer.Option(help="Folder of images to check with; by default those that the model was trained on."),
     ] = None,
-    dynamic_size: Annotated[
-        bool, typer.Option("--dynamic-size", help="Let height and width vary.")
-    ] = False,
+    dynamic_size: Annotated[bool, typer.Option("--dynamic-size", help="Let height and width vary.")] = False,
     json: JsonOutput = False,
 ) -> None:
     """Export a model, from images to probabilities, and check on real images that it answers alike.
@@ -51,9 +49,7 @@ def export(
     from phiscale.deploy.export import export as run
     from phiscale.deploy.export_store import RECORD
 
-    folder = run(
-        model_dir, format.value, precision=precision.value, images=images, dynamic_size=dynamic_size
-    )
+    folder = run(model_dir, format.value, precision=precision.value, images=images, dynamic_size=dynamic_size)
     record = json_module.loads((folder / RECORD).read_text(encoding="utf-8"))
     if json:
         print_json({"path": str(folder), **record})
@@ -64,6 +60,4 @@ def export(
         f"checked  {check['agreement']:.1%} the same class on {check['images']} images of {check['source']}; "
         f"probabilities at most {check['max_difference']:.1e} apart"
     )
-    out.print(
-        f"speed    {latency[format.value]:.1f} ms an image; PyTorch took {latency['torch']:.1f} ms"
-    )
+    out.print(f"speed    {latency[format.value]:.1f} ms an image; PyTorch took {latency['torch']:.1f} ms")
