@@ -79,7 +79,7 @@ def test_an_export_that_answers_differently_leaves_nothing(
 ) -> None:
     class Wrong:
         def __call__(self, images: np.ndarray) -> np.ndarray:
-            return np.tile(np.float32([0.9, 0.1, 0.0]), (len(images), 1))
+            return np.tile(np.asarray([0.9, 0.1, 0.0], np.float32), (len(images), 1))
 
     monkeypatch.setattr(export_module, "open_export", lambda _export: Wrong())
     with pytest.raises(ModelDirError, match="answers differently from the network on 64 images"):
