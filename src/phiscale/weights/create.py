@@ -65,6 +65,8 @@ def create_model(
         >>> net.classifier.out_features
         10
     """
+    if classes is not None and num_classes is None:
+        num_classes = len(classes)
     warm_start = str(weights) if str(weights) in WARM_STARTS else None
     checkpoint = None
     if weights is not None and warm_start is None:
@@ -73,8 +75,6 @@ def create_model(
         if isinstance(spec, str) and spec in list_specs():
             num_classes = num_classes if num_classes is not None else checkpoint.spec.num_classes or None
             in_channels = in_channels if in_channels is not None else checkpoint.spec.in_channels
-    if classes is not None and num_classes is None:
-        num_classes = len(classes)
     net = build_network(
         spec,
         num_classes=num_classes,
