@@ -85,7 +85,9 @@ def test_the_command_table_names_every_command() -> None:
     text = README.read_text(encoding="utf-8")
     listed = re.findall(r"^\| `phiscale (\w+)", text, flags=re.MULTILINE)
     registered = [command.callback.__name__ for command in app.registered_commands if command.callback]
-    registered += [group.typer_instance.info.name for group in app.registered_groups if group.typer_instance]
+    registered += [
+        str(group.typer_instance.info.name) for group in app.registered_groups if group.typer_instance
+    ]
     assert sorted(listed) == sorted(registered)
 
 
