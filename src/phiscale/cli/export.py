@@ -3,38 +3,29 @@
 from __future__ import annotations
 
 import json as json_module
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 import typer
 
 from phiscale.cli.options import JsonOutput
 from phiscale.cli.output import console, print_json
+from phiscale.deploy.export_store import RECORD, Format, Precision
 
 __all__ = ["export"]
 
 
-class ExportFormat(StrEnum):
-    """Engines that a model can be exported for."""
-
-    ONNX = "onnx"
-    OPENVINO = "openvino"
-
-
-class ExportPrecision(StrEnum):
-    """What an export computes in."""
-
-    FP32 = "fp32"
-    BF16 = "bf16"
+def _one_of(literal: object) -> str:
+    *others, last = get_args(literal)
+    return f"{', '.join(others)} or {last}"
 
 
 def export(
     model_dir: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A model directory.")],
-    format: Annotated[ExportFormat, typer.Argument(metavar="FORMAT", help="onnx or openvino.")],  # noqa: A002
-    precision: Annotated[
-        ExportPrecision, typer.Option(help="fp32, or bf16 for openvino.")
-    ] = ExportPrecision.FP32,
+    format: Annotated[  # noqa: A002
+        str, typer.Argument(metavar="FORMAT", help=f"{_one_of(Format)}.")
+    ],
+    precision: Annotated[str, typer.Option(help=f"{_one_of(Precision)}.")] = "fp32",
     images: Annotated[
         Path | None,
         typer.Option(help="Folder of images to check with; by default those that the model was trained on."),
@@ -47,9 +38,14 @@ def export(
     `phiscale predict` and `phiscale.load` then take the fastest export that is installed.
     """
     from phiscale.deploy.export import export as run
-    from phiscale.deploy.export_store import RECORD
 
-    folder = run(model_dir, format.value, precision=precision.value, images=images, dynamic_size=dynamic_size)
+    folder = run(
+        model_dir,
+        cast("Format", format),  # both are checked there
+        precision=cast("Precision", precision),
+        images=images,
+        dynamic_size=dynamic_size,
+    )
     record = json_module.loads((folder / RECORD).read_text(encoding="utf-8"))
     if json:
         print_json({"path": str(folder), **record})
@@ -60,4 +56,4 @@ def export(
         f"checked  {check['agreement']:.1%} the same class on {check['images']} images of {check['source']}; "
         f"probabilities at most {check['max_difference']:.1e} apart"
     )
-    out.print(f"speed    {latency[format.value]:.1f} ms an image; PyTorch took {latency['torch']:.1f} ms")
+    out.print(f"speed    {latency['export']:.1f} ms an image; PyTorch took {latency['eager']:.1f} ms")

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from phiscale.data.decode import decode
 from phiscale.data.sizes import fit_size
 from phiscale.deploy.export_store import RECORD, Check, Export, Format, Precision, storing
+from phiscale.deploy.exporters.toolchain import Toolchain, get_toolchain
 from phiscale.deploy.inputs import images_in
 from phiscale.deploy.runtimes.base import Runtime, open_export
 from phiscale.errors import DataError, ModelDirError
@@ -28,7 +29,7 @@ __all__ = ["export"]
 CHECKED_IMAGES = 64
 CHECK_BATCH = 16
 # Same most likely class on this share of the images, and largest difference of a probability.
-LIMITS: dict[Precision, tuple[float, float]] = {"fp32": (1.0, 1e-3), "bf16": (0.95, 0.25)}
+LIMITS: dict[Precision, tuple[float, float]] = {"fp32": (1.0, 1e-3), "bf16": (0.95, 0.25), "int8": (0.9, 0.5)}
 TIMED_RUNS = 15
 DEMO_DATA = Path(__file__).parent.parent / "demo_data"
 
@@ -63,46 +64,47 @@ def export(
         DataError: There are no images to check with.
         MissingDependencyError: The toolchain is not installed.
     """
-    _check_arguments(format, precision)
+    toolchain = get_toolchain(format)
+    _check_precision(format, precision, toolchain)
     model = read_config(directory)
     if not model.classes:
         raise ModelDirError(f"{model.path} has no classifier; train one before exporting")
     pixels, source = _real_images(model, images)
     with storing(model, f"{format}-{precision}") as folder:
-        file = _write(model, format, folder, dynamic_size=dynamic_size)
+        _write(model, toolchain, folder, dynamic_size=dynamic_size)
         unchecked = Export(
             path=folder,
             format=format,
             precision=precision,
-            file=file,
+            file=toolchain.file,
             image_size=None if dynamic_size else model.spec.image_size,
             weights_sha256=model.weights_sha256,
             check=None,
             latency_ms={},
-            versions=_versions(format),
+            versions=_versions(toolchain),
         )
         theirs, ours = open_export(unchecked), _eager(model)
-        check = _compare(theirs, ours, pixels, source)
+        check = _compare(theirs, ours, pixels, source, toolchain.check_batch or CHECK_BATCH)
         _require_agreement(check, f"{format} in {precision}", precision)
-        latencies = _latencies({format: theirs, "torch": ours}, pixels[:1])
+        latencies = _latencies({"export": theirs, "eager": ours}, pixels[:1])
         record = replace(unchecked, check=check, latency_ms=latencies)
         (folder / RECORD).write_text(record.to_json(), encoding="utf-8")
     return model.path / "exports" / f"{format}-{precision}"
 
 
-def _check_arguments(format: str, precision: str) -> None:  # noqa: A002
-    if format not in get_args(Format):
-        raise ModelDirError(f"no format is named {format!r}; there are: {', '.join(get_args(Format))}")
+def _check_precision(format: str, precision: str, toolchain: Toolchain) -> None:  # noqa: A002
     if precision not in get_args(Precision):
         raise ModelDirError(f"precision must be one of {', '.join(get_args(Precision))}; got {precision!r}")
-    if format == "onnx" and precision != "fp32":
-        raise ModelDirError(f"ONNX is exported in fp32, not in {precision}; take openvino for that")
+    if precision not in toolchain.precisions:
+        raise ModelDirError(
+            f"{format} is exported in {' or '.join(toolchain.precisions)}, not in {precision}; "
+            "openvino has them all"
+        )
 
 
-def _write(model: ModelDir, format: Format, folder: Path, *, dynamic_size: bool) -> str:  # noqa: A002
+def _write(model: ModelDir, toolchain: Toolchain, folder: Path, *, dynamic_size: bool) -> None:
     from safetensors.numpy import load_file
 
-    tensors = load_file(model.weights_path)
     metadata = {
         "name": model.spec.name,
         "classes": json.dumps(model.classes),
@@ -110,17 +112,8 @@ def _write(model: ModelDir, format: Format, folder: Path, *, dynamic_size: bool)
         "weights_sha256": model.weights_sha256,
         "phiscale": importlib.metadata.version("phiscale"),
     }
-    if format == "onnx":
-        from phiscale.deploy.exporters.onnx import FILE, write_onnx
-
-        write_onnx(model, tensors, folder / FILE, dynamic_size=dynamic_size, metadata=metadata)
-        return FILE
-    from phiscale.deploy.exporters import openvino
-
-    openvino.write_openvino(
-        model, tensors, folder / openvino.FILE, dynamic_size=dynamic_size, metadata=metadata
-    )
-    return openvino.FILE
+    tensors = load_file(model.weights_path)
+    toolchain.write(model, tensors, folder / toolchain.file, dynamic_size=dynamic_size, metadata=metadata)
 
 
 def _eager(model: ModelDir) -> Runtime:
@@ -155,8 +148,8 @@ def _prepared(model: ModelDir, paths: Iterable[str]) -> Iterable[NDArray[np.uint
         yield pixels if pixels.ndim == 3 else pixels[:, :, None]
 
 
-def _compare(theirs: Runtime, ours: Runtime, pixels: NDArray[np.uint8], source: str) -> Check:
-    batches = [pixels[start : start + CHECK_BATCH] for start in range(0, len(pixels), CHECK_BATCH)]
+def _compare(theirs: Runtime, ours: Runtime, pixels: NDArray[np.uint8], source: str, size: int) -> Check:
+    batches = [pixels[start : start + size] for start in range(0, len(pixels), size)]
     found = np.concatenate([theirs(batch) for batch in batches])
     wanted = np.concatenate([ours(batch) for batch in batches])
     return Check(
@@ -189,6 +182,5 @@ def _latencies(runtimes: dict[str, Runtime], image: NDArray[np.uint8]) -> dict[s
     return {name: statistics.median(values[2:]) for name, values in times.items()}
 
 
-def _versions(format: Format) -> dict[str, str]:  # noqa: A002
-    packages = ("phiscale", "onnx", "onnxruntime" if format == "onnx" else "openvino", "torch")
-    return {name: importlib.metadata.version(name) for name in packages}
+def _versions(toolchain: Toolchain) -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in ("phiscale", *toolchain.packages, "torch")}

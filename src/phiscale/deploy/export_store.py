@@ -26,8 +26,8 @@ EXPORTS = "exports"
 RECORD = "export.json"
 _TEMPORARY = ".tmp-"
 
-Format = Literal["onnx", "openvino"]
-Precision = Literal["fp32", "bf16"]
+Format = Literal["onnx", "openvino", "torch", "executorch", "litert", "coreml"]
+Precision = Literal["fp32", "bf16", "int8"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,8 @@ class Export:
         image_size: (height, width) that it takes, or None for any.
         weights_sha256: Checksum of the weights that it was made from.
         check: How it answered; None before it was asked.
-        latency_ms: Median time of one image on the machine that exported, by runtime; ``torch`` beside it.
+        latency_ms: Median time of one image on the machine that exported: ``export``, and ``eager`` for
+            PyTorch beside it.
         versions: Packages that made and ran it.
     """
 
@@ -78,10 +79,11 @@ class Export:
         """The file to open."""
         return self.path / self.file
 
-    def is_faster_than(self, runtime: str) -> bool:
-        """Whether one image took less time than in another runtime, where both were measured."""
-        other = self.latency_ms.get(runtime)
-        return other is not None and self.latency_ms.get(self.format, float("inf")) < other
+    @property
+    def is_faster_than_eager(self) -> bool:
+        """Whether one image took less time than in PyTorch, where both were measured."""
+        eager = self.latency_ms.get("eager")
+        return eager is not None and self.latency_ms.get("export", float("inf")) < eager
 
     def to_json(self) -> str:
         """Content of ``export.json``."""
@@ -102,7 +104,7 @@ def list_exports(model: ModelDir) -> list[Export]:
             export = _read(record)
             if export.weights_sha256 == model.weights_sha256 and export.model_path.is_file():
                 found.append(export)
-    return sorted(found, key=lambda export: export.latency_ms.get(export.format, float("inf")))
+    return sorted(found, key=lambda export: export.latency_ms.get("export", float("inf")))
 
 
 def _read(record: Path) -> Export:

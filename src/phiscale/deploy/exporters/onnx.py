@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from phiscale.deploy.export_store import Export
 from phiscale.deploy.exporters.folding import Array
+from phiscale.deploy.exporters.toolchain import Toolchain
 from phiscale.errors import require
 from phiscale.weights.config import ModelDir
 
-__all__ = ["FILE", "write_onnx"]
+if TYPE_CHECKING:
+    from phiscale.deploy.runtimes.base import Runtime
 
-FILE = "model.onnx"
+__all__ = ["TOOLCHAIN", "write_onnx"]
 
 
 def write_onnx(
@@ -46,3 +50,18 @@ def write_onnx(
         metadata=metadata,
     )
     onnx.save(graph, path)
+
+
+def _open(export: Export) -> Runtime:
+    from phiscale.deploy.runtimes.onnx import OnnxRuntime
+
+    return OnnxRuntime(export.model_path)
+
+
+TOOLCHAIN = Toolchain(
+    file="model.onnx",
+    precisions=("fp32",),
+    packages=("onnx", "onnxruntime"),
+    write=write_onnx,
+    open=_open,
+)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from phiscale.deploy.export_store import Export
 from phiscale.deploy.exporters.folding import Array
 from phiscale.deploy.exporters.onnx import write_onnx
+from phiscale.deploy.exporters.toolchain import Toolchain
 from phiscale.errors import require
 from phiscale.weights.config import ModelDir
 
-__all__ = ["FILE", "write_openvino"]
+if TYPE_CHECKING:
+    from phiscale.deploy.runtimes.base import Runtime
 
-FILE = "model.xml"
+__all__ = ["TOOLCHAIN", "write_openvino"]
 
 
 def write_openvino(
@@ -37,3 +41,18 @@ def write_openvino(
         raise OSError(str(error).strip().splitlines()[-1]) from error
     finally:
         between.unlink(missing_ok=True)
+
+
+def _open(export: Export) -> Runtime:
+    from phiscale.deploy.runtimes.openvino import OpenVinoRuntime
+
+    return OpenVinoRuntime(export.model_path, precision=export.precision)
+
+
+TOOLCHAIN = Toolchain(
+    file="model.xml",
+    precisions=("fp32", "bf16"),
+    packages=("onnx", "openvino"),
+    write=write_openvino,
+    open=_open,
+)

@@ -71,7 +71,7 @@ def _exported(model: ModelDir, name: str) -> Runtime | None:
     """
     problem: PhiscaleError | None = None
     for export in list_exports(model):
-        if name == "auto" and not export.is_faster_than("torch"):
+        if name == "auto" and not export.is_faster_than_eager:
             continue
         if name in ("auto", export.format):
             try:
@@ -95,10 +95,6 @@ def open_export(export: Export) -> Runtime:
         ModelDirError: It is damaged.
         MissingDependencyError: The engine is not installed.
     """
-    if export.format == "onnx":
-        from phiscale.deploy.runtimes.onnx import OnnxRuntime
+    from phiscale.deploy.exporters.toolchain import get_toolchain
 
-        return OnnxRuntime(export.model_path)
-    from phiscale.deploy.runtimes.openvino import OpenVinoRuntime
-
-    return OpenVinoRuntime(export.model_path, precision=export.precision)
+    return get_toolchain(export.format).open(export)
