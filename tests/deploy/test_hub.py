@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import socket
@@ -121,7 +122,6 @@ def picture(seed: int = 0) -> NDArray[np.uint8]:
 
 def test_push_and_load(hub: UploadHub, trained: Path) -> None:
     model = ps.load(trained)
-    assert isinstance(model, ModelHubMixin)
     address = model.push_to_hub("ada/pets", token=TOKEN)
 
     assert address.startswith(f"{hub.endpoint}/ada/pets/commit/")
@@ -130,6 +130,18 @@ def test_push_and_load(hub: UploadHub, trained: Path) -> None:
     assert pushed.classes == CLASSES
     assert pushed.predict([picture()]) == model.predict([picture()])
     assert ps.Predictor.from_pretrained("ada/pets").predict([picture()]) == model.predict([picture()])
+
+
+def test_the_methods_are_those_of_the_hubs_mixin() -> None:
+    """`Predictor` is not a subclass, which would import huggingface_hub for every prediction."""
+    names = ("from_pretrained", "save_pretrained", "push_to_hub", "generate_model_card")
+    for name in names:
+        theirs = inspect.signature(getattr(ModelHubMixin, name)).parameters.values()
+        ours = inspect.signature(getattr(ps.Predictor, name)).parameters
+        accepts_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in ours.values())
+        for parameter in theirs:
+            if parameter.kind is not parameter.VAR_KEYWORD and parameter.name != "self":
+                assert accepts_all or parameter.name in ours, (name, parameter.name)
 
 
 def test_the_card_has_the_figures_where_the_hub_looks(hub: UploadHub, trained: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import itertools
 import threading
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import skimage.data
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -16,6 +18,7 @@ from small_model import make_model
 from phiscale.data.decode import decode
 from phiscale.data.transforms import EvalTransform, normalize
 from phiscale.deploy.predictor import Prediction, Predictor, load
+from phiscale.deploy.runtimes.base import cores
 from phiscale.errors import DataError, ModelDirError
 from phiscale.weights.model_dir import load_network, read_config
 
@@ -115,7 +118,15 @@ def test_top_k_is_clipped(predictor: Predictor, top_k: int, count: int) -> None:
 @pytest.mark.parametrize("name", ["top_k", "batch_size"])
 def test_wrong_numbers_are_said_at_once(predictor: Predictor, name: str) -> None:
     with pytest.raises(DataError, match=f"{name} must be at least 1, got 0"):
-        predictor.stream([], **{name: 0})
+        predictor.stream([], **{name: 0})  # type: ignore[arg-type]
+
+
+def test_start_goes_on_with_the_numbers(predictor: Predictor) -> None:
+    answers = list(predictor.stream([picture(0), b"x", picture(1)], start=100))
+    assert [answer.source for answer in answers] == ["image 100", "image 101", "image 102"]
+    assert answers[2].scores == pytest.approx(predictor.predict(picture(1))[0].scores, abs=1e-6)
+    with pytest.raises(DataError, match="start must be at least 0, got -1"):
+        predictor.stream([], start=-1)
 
 
 def test_stream_keeps_order_and_reads_a_bounded_number_ahead(predictor: Predictor) -> None:
@@ -132,15 +143,15 @@ def test_stream_keeps_order_and_reads_a_bounded_number_ahead(predictor: Predicto
     for index, answer in enumerate(answers):
         assert answer.source == f"image {index}"
         assert answer.scores == pytest.approx(expected[index % 3].scores, abs=1e-6)
-    assert taken <= 30 + 4 * 4
+    assert taken <= 30 + 2 * cores() * 4
 
 
 def test_leaving_a_stream_early_stops_its_threads(predictor: Predictor) -> None:
     stream = predictor.stream((picture(index) for index in itertools.count()), batch_size=2)
     next(stream)
-    assert any(thread.name.startswith("decode") for thread in threading.enumerate())
+    assert any(thread.name.startswith("predict") for thread in threading.enumerate())
     stream.close()  # type: ignore[attr-defined]
-    assert not any(thread.name.startswith("decode") for thread in threading.enumerate())
+    assert not any(thread.name.startswith("predict") for thread in threading.enumerate())
 
 
 def test_an_error_of_the_caller_comes_through(predictor: Predictor) -> None:
@@ -150,7 +161,34 @@ def test_an_error_of_the_caller_comes_through(predictor: Predictor) -> None:
 
     with pytest.raises(KeyError, match="mine"):
         list(predictor.stream(broken()))
-    assert not any(thread.name.startswith("decode") for thread in threading.enumerate())
+    assert not any(thread.name.startswith("predict") for thread in threading.enumerate())
+
+
+def test_fast_and_exact_decoding(predictor: Predictor) -> None:
+    """The pixels differ a little, which is measured; `exact` takes those of training."""
+    photographs = []
+    for turn in range(1, 9):
+        file, exif = io.BytesIO(), Image.Exif()
+        exif[0x0112] = turn
+        Image.fromarray(skimage.data.astronaut()).save(file, "JPEG", exif=exif)  # type: ignore[no-untyped-call]
+        photographs.append(file.getvalue())
+    exact = predictor.predict(photographs, exact=True)
+    pixels = [decode(photograph) for photograph in photographs]
+    assert [answer.scores for answer in exact] == [answer.scores for answer in predictor.predict(pixels)]
+
+    model = load(predictor.model.path)
+    fast = model.predict(photographs)
+    assert model.fast_decoding is None  # too few to measure
+    assert fast != exact
+    for answer, wanted in zip(fast, exact, strict=True):
+        assert answer.scores == pytest.approx(wanted.scores, abs=0.02)
+    model.predict(photographs * 10, exact=True)
+    assert model.fast_decoding is None
+    measured = load(predictor.model.path)
+    measured.predict([*photographs * 10, b"broken"])
+    assert measured.fast_decoding is not None
+    assert measured.fast_decoding.images == 4
+    assert 0 < measured.fast_decoding.grey_levels < 1
 
 
 def test_a_network_of_nan_is_said(model_dir: Path) -> None:

@@ -199,6 +199,8 @@ def test_weights_that_cannot_predict(bare_file: Path) -> None:
         Predictor.from_weights("efficientnet_b3", bare_file)
     with pytest.raises(ModelDirError, match="no runtime is named 'tensorrt'"):
         Predictor.from_weights(None, bare_file, runtime="tensorrt")
+    with pytest.raises(ModelDirError, match="has no exports; save it as a model directory and export that"):
+        Predictor.from_weights(None, bare_file, runtime="openvino")
     with pytest.raises(ModelDirError, match=r"missing: classifier\.bias"):
         Predictor.from_weights(None, cut(bare_file, without="classifier.bias"))
     with pytest.raises(ModelDirError, match=r"weights\.safetensors has no classifier; train one"):

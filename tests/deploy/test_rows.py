@@ -5,9 +5,12 @@ import io
 import json
 import os
 from collections.abc import Iterator
+from pathlib import Path
+
+from pyarrow import parquet
 
 from phiscale.deploy.predictor import Prediction
-from phiscale.deploy.rows import FORMATS, as_csv, as_json, as_table
+from phiscale.deploy.rows import FORMATS, as_csv, as_json, as_table, write_parquet
 
 ROWS = (
     Prediction(source='a,"b".png', labels=("cat", "dog, big"), scores=(0.75, 0.25)),
@@ -40,6 +43,41 @@ def test_table_is_safe_to_show() -> None:
     [long] = as_table([Prediction(source="x" * 100 + "end.png", labels=("cat",), scores=(1.0,))], 1)
     assert "end.png  cat 100.0%" in long
     assert len(long) < 60
+
+
+def test_parquet_has_the_columns_of_csv(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    write_parquet(path, ROWS, top_k=2)
+    table = parquet.read_table(path)
+    assert table.column_names == next(as_csv((), 2)).strip().split(",")
+    first, second = table.to_pylist()
+    assert first == {
+        "source": 'a,"b".png',
+        "label_1": "cat",
+        "score_1": 0.75,
+        "label_2": "dog, big",
+        "score_2": 0.25,
+        "error": None,
+    }
+    assert second["source"] == "caf\\udce9\x1b[31m.png"
+    assert (second["label_1"], second["score_2"], second["error"]) == (None, None, "not an image")
+    write_parquet(path, (), top_k=1)
+    assert parquet.read_table(path).num_rows == 0
+
+
+def test_parquet_is_written_in_groups(tmp_path: Path) -> None:
+    def rows() -> Iterator[Prediction]:
+        for index in range(25_000):
+            yield Prediction(source=str(index), labels=("cat",), scores=(1.0,))
+
+    write_parquet(tmp_path / "rows.parquet", rows(), top_k=1)
+    file = parquet.ParquetFile(tmp_path / "rows.parquet")
+    assert [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)] == [
+        10_000,
+        10_000,
+        5_000,
+    ]
+    assert file.read(["source"]).column("source").to_pylist() == [str(index) for index in range(25_000)]
 
 
 def test_rows_come_as_they_are_made() -> None:

@@ -19,6 +19,7 @@ from phiscale.cli.models import models
 from phiscale.cli.predict import predict
 from phiscale.cli.scale import scale
 from phiscale.cli.scan import scan
+from phiscale.cli.search_coefficients import coefficients
 from phiscale.cli.summary import summary
 from phiscale.cli.weights import weights
 from phiscale.errors import PhiscaleError
@@ -55,6 +56,10 @@ def _options(
 for command in (models, summary, scale, scan, fit, evaluate, predict, export, demo):
     app.command()(command)
 app.add_typer(weights)
+search = typer.Typer(name="search", no_args_is_help=True, help="Search for what scales best on your images.")
+search.callback()(lambda: None)
+search.command()(coefficients)
+app.add_typer(search)
 
 
 def main() -> None:

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phiscale.cli.output import console
-from phiscale.errors import DataError
+from phiscale.errors import DataError, require
 
 if TYPE_CHECKING:
-    from typing import TextIO
-
     from phiscale.deploy.predictor import Prediction, Predictor
 
 __all__ = ["predict"]
 
 _HUB = "hf://"
+_INTERRUPTED = 130
 
 
 class Format(StrEnum):
@@ -31,26 +29,33 @@ class Format(StrEnum):
     TABLE = "table"
     JSON = "json"
     CSV = "csv"
+    PARQUET = "parquet"
 
 
 class _Count:
     """Counts predictions on their way through, and shows how far it is."""
 
-    def __init__(self, *, show: bool) -> None:
-        self.total = 0
-        self.failed = 0
+    def __init__(self, *, show: bool, total: int = 0, failed: int = 0) -> None:
+        self.total = total
+        self.failed = failed
         self._show = show
 
     def over(self, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
+        shown = self._shown(predictions) if self._show else predictions
+        for prediction in shown:
+            self.total += 1
+            self.failed += prediction.error is not None
+            yield prediction
+
+    def _shown(self, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
         from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+        from phiscale.cli.output import console
+
         columns = (SpinnerColumn(), TextColumn("{task.completed} images"), TimeElapsedColumn())
-        errors = console(stderr=True)
-        with Progress(*columns, console=errors, transient=True, disable=not self._show) as progress:
-            task = progress.add_task("predict", total=None)
+        with Progress(*columns, console=console(stderr=True), transient=True) as progress:
+            task = progress.add_task("predict", total=None, completed=self.total)
             for prediction in predictions:
-                self.total += 1
-                self.failed += prediction.error is not None
                 yield prediction
                 progress.advance(task)
 
@@ -88,10 +93,27 @@ def predict(
         Format | None, typer.Option(help="How to write the rows; without it, by the suffix of --output.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write here and not to standard output.")
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Write here and not to standard output. A broken run goes on with the same command.",
+        ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per run of the network.")] = 16,
-    runtime: Annotated[str, typer.Option(help="What runs the network: auto or torch.")] = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per run of the network.")] = 4,
+    runtime: Annotated[
+        str,
+        typer.Option(
+            help="What runs the network: auto (the fastest export there is), torch, openvino, onnx, or an "
+            "export by name, such as openvino-int8."
+        ),
+    ] = "auto",
+    exact: Annotated[
+        bool,
+        typer.Option(
+            "--exact", help="Read JPEGs exactly as in training; otherwise faster, to within a grey level."
+        ),
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
     """Say what is in images, row by row. An image that cannot be read has its error in its row.
@@ -99,20 +121,70 @@ def predict(
     Exits with 0 when at least one image could be read, otherwise with 2.
     """
     from phiscale.deploy.inputs import expand
-    from phiscale.deploy.rows import FORMATS
 
-    chosen = Format.JSON if json else format or _by_suffix(output)
+    chosen = _format(Format.JSON if json else format, output)
     arguments = [item for item in (model_dir, *(inputs or ())) if item is not None]
     directory, images = _split(arguments, named=model or weights)
     paths = expand(images, stdin=sys.stdin.buffer)
     predictor = _open(directory, model, weights, runtime)
-    count = _Count(show=sys.stderr.isatty() and not (output is None and sys.stdout.isatty()))
-    predictions = count.over(predictor.stream(paths, top_k=top_k, batch_size=batch_size))
-    with _destination(output) as file:
-        for text in FORMATS[chosen.value](predictions, min(top_k, len(predictor.classes))):
-            file.write(text)
-            file.flush()
-    _conclude(count, output)
+    options = {"top_k": min(top_k, len(predictor.classes)), "batch_size": batch_size, "exact": exact}
+    try:
+        if output is None:
+            count = _print(predictor, paths, chosen, options)
+        else:
+            count = _write(predictor, paths, chosen, options, output)
+    except KeyboardInterrupt:
+        raise typer.Exit(_INTERRUPTED) from None
+    _conclude(count, output, predictor)
+
+
+def _print(predictor: Predictor, paths: Iterable[str], chosen: Format, options: dict[str, Any]) -> _Count:
+    from phiscale.deploy.rows import FORMATS
+
+    count = _Count(show=sys.stderr.isatty() and not sys.stdout.isatty())
+    rows = count.over(predictor.stream(paths, **options))
+    for text in FORMATS[chosen.value](rows, options["top_k"]):
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    return count
+
+
+def _write(
+    predictor: Predictor, paths: Iterable[str], chosen: Format, options: dict[str, Any], output: Path
+) -> _Count:
+    """Write into a file; go on with a broken run where there is one."""
+    from phiscale.deploy.results_file import ResultsFile
+    from phiscale.deploy.rows import write_parquet, write_text
+
+    write = write_parquet if chosen is Format.PARQUET else partial(write_text, format=chosen.value)
+    run = _describe(predictor, options)
+    with ResultsFile(output, run=run, batch_size=options["batch_size"]) as results:
+        remaining = results.remaining(paths)
+        if results.total:
+            typer.echo(f"going on after {results.total} rows in {results.part}", err=True)
+        count = _Count(show=sys.stderr.isatty(), total=results.total, failed=results.failed)
+        try:
+            for prediction in count.over(predictor.stream(remaining, start=results.total, **options)):
+                results.add(prediction)
+            results.finish(partial(write, top_k=options["top_k"]))
+        except KeyboardInterrupt:
+            typer.echo(
+                f"stopped; {results.total} rows are kept in {results.part}, and the same command goes on",
+                err=True,
+            )
+            raise
+    return count
+
+
+def _describe(predictor: Predictor, options: dict[str, Any]) -> dict[str, Any]:
+    """What rows depend on, under names that end the sentence "a broken run with other"."""
+    return {
+        "weights": predictor.model.weights_sha256,
+        "class names": predictor.classes,
+        "preprocessing": predictor.model.preprocess.to_dict(),
+        "runtime": predictor.runtime,
+        **{name.replace("_", " "): value for name, value in options.items()},
+    }
 
 
 def _split(arguments: list[str], *, named: str | None) -> tuple[str | None, list[str]]:
@@ -158,30 +230,31 @@ def _open(model_dir: str | None, model: str | None, weights: str | None, runtime
     return predictor
 
 
-def _by_suffix(output: Path | None) -> Format:
+def _format(chosen: Format | None, output: Path | None) -> Format:
+    """The format that is asked for, or that the suffix of a file says.
+
+    Raises:
+        DataError: Parquet is to be printed.
+        MissingDependencyError: Parquet is to be written, and pyarrow is not installed.
+    """
     suffix = output.suffix.lower().lstrip(".") if output else ""
-    return Format(suffix) if suffix in ("json", "csv") else Format.TABLE
+    chosen = chosen or (Format(suffix) if suffix in list(Format) else Format.TABLE)
+    if chosen is Format.PARQUET:
+        if output is None:
+            raise DataError("Parquet is no text to print; give a file: --output results.parquet")
+        require("pyarrow", extra="data")  # said now, and not after the last image
+    return chosen
 
 
-@contextlib.contextmanager
-def _destination(output: Path | None) -> Iterator[TextIO]:
-    if output is None:
-        yield sys.stdout
-        return
-    from phiscale.weights.files import replacing
-
-    if not output.absolute().parent.is_dir():
-        raise DataError(f"cannot write {output}: the folder {output.parent} does not exist; make it first")
-    try:
-        with replacing(output) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-            yield file
-    except OSError as error:
-        raise DataError(f"cannot write {output}: {error}") from None
-
-
-def _conclude(count: _Count, output: Path | None) -> None:
+def _conclude(count: _Count, output: Path | None, predictor: Predictor) -> None:
     if output is not None:
         typer.echo(f"{count.total} rows in {output}", err=True)
+    if (fast := predictor.fast_decoding) is not None:
+        typer.echo(
+            f"decoding fast: {fast.grey_levels:.2g} grey levels from exact on average, measured on "
+            f"{fast.images} images",
+            err=True,
+        )
     if count.total == 0:
         raise DataError("no images were named; give paths, folders or patterns")
     if count.failed:

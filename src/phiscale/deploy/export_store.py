@@ -26,8 +26,8 @@ EXPORTS = "exports"
 RECORD = "export.json"
 _TEMPORARY = ".tmp-"
 
-Format = Literal["onnx", "openvino", "torch", "executorch", "litert", "coreml"]
-Precision = Literal["fp32", "bf16", "int8"]
+Format = Literal["onnx", "openvino", "torch", "executorch", "litert"]
+Precision = Literal["fp32", "bf16"]
 
 
 @dataclass(frozen=True, kw_only=True)

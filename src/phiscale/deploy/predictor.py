@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from phiscale.data.decode import ImageError, ImageInput, decode
-from phiscale.data.sizes import fit_size
+from phiscale.data.decode import ImageError, ImageInput
 from phiscale.deploy.hub import HubModel
 from phiscale.deploy.pretrained import is_model_dir, open_pretrained
-from phiscale.deploy.runtimes.base import Runtime, open_runtime
-from phiscale.errors import DataError, ModelDirError
+from phiscale.deploy.reading import FastDecoding, ImageReader
+from phiscale.deploy.runtimes.base import Runtime, cores, open_chain
+from phiscale.deploy.runtimes.chain import Candidate, RuntimeChain
+from phiscale.errors import DataError
 from phiscale.preprocess import Preprocess
 from phiscale.spec import NetworkSpec
 from phiscale.weights.config import ModelDir, read_config
@@ -30,7 +31,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Prediction", "Predictor", "load"]
 
-_MAX_THREADS = 8
+# Images per run of the network. Each core decodes and runs its own batches; the larger they are, the more
+# memory they take, and from 4 on none was faster.
+BATCH_SIZE = 4
+# Setting a runtime up for throughput takes as long as some tens of images do without.
+_FEW = 64
+# Batches under way per thread: one in work, one waiting.
+_AHEAD = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +67,11 @@ class Prediction:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Decoded:
-    source: str
-    pixels: NDArray[np.uint8] | None = None
-    error: str | None = None
+class _Batch:
+    """Images that are read and run together, and the number of the first."""
+
+    start: int
+    images: Sequence[ImageInput]
 
 
 class Predictor(HubModel):
@@ -84,7 +92,8 @@ class Predictor(HubModel):
     def __init__(self, model: ModelDir, runtime: Runtime) -> None:
         self.model = model
         self.classes = model.classes
-        self._runtime = runtime
+        self._chain = runtime if isinstance(runtime, RuntimeChain) else _alone(runtime, model)
+        self._reader = ImageReader(model.preprocess)
 
     @classmethod
     def from_weights(
@@ -118,7 +127,7 @@ class Predictor(HubModel):
             MissingDependencyError: The package with the weights is not installed.
         """
         described, network = open_pretrained(weights, model=model, classes=classes, preprocess=preprocess)
-        return cls(described, open_runtime(described, runtime, network=network))
+        return cls(described, open_chain(described, runtime, network=network))
 
     @classmethod
     def _open(
@@ -133,21 +142,37 @@ class Predictor(HubModel):
         """Open a model directory, or whatever else lies there; `name` is what messages call it."""
         if not is_model_dir(path):
             described, network = open_pretrained(path, classes=classes, preprocess=preprocess, name=name)
-            return cls(described, open_runtime(described, runtime, network=network))
+            return cls(described, open_chain(described, runtime, network=network))
         model = read_config(path)
         model = replace(
             model, classes=tuple(classes or model.classes), preprocess=preprocess or model.preprocess
         )
-        return cls(model, open_runtime(model, runtime))
+        return cls(model, open_chain(model, runtime))
 
     def _network(self) -> Network:
         from phiscale.deploy.runtimes.torch import TorchRuntime
         from phiscale.weights.model_dir import load_network
 
-        return self._runtime.network if isinstance(self._runtime, TorchRuntime) else load_network(self.model)
+        runtime = self._chain.runtime
+        return runtime.network if isinstance(runtime, TorchRuntime) else load_network(self.model)
+
+    @property
+    def runtime(self) -> str:
+        """Name of what runs the network at present, such as ``"openvino-bf16"``."""
+        return self._chain.name
+
+    @property
+    def fast_decoding(self) -> FastDecoding | None:
+        """How far the fast way of reading JPEGs was from the exact one; known after some 50 images."""
+        return self._reader.fast_decoding
 
     def predict(
-        self, images: Iterable[ImageInput] | ImageInput, *, top_k: int = 5, batch_size: int = 16
+        self,
+        images: Iterable[ImageInput] | ImageInput,
+        *,
+        top_k: int = 5,
+        batch_size: int = BATCH_SIZE,
+        exact: bool = False,
     ) -> list[Prediction]:
         """Classify images.
 
@@ -156,96 +181,118 @@ class Predictor(HubModel):
                 alone; or an array (N, H, W, C).
             top_k: Classes per answer; no more than there are.
             batch_size: Images per run of the network.
+            exact: Whether JPEGs are read exactly as in training and evaluation. Otherwise they are read
+                faster, with pixels within one grey level on average (`fast_decoding`).
 
         Returns:
             One answer per image, in their order. An image that cannot be read has `Prediction.error`.
 
         Raises:
             DataError: `top_k` or `batch_size` is below 1.
-            ModelDirError: The network gives NaN.
+            ModelDirError: The network gives NaN, or no runtime works.
         """
         inputs: Iterable[Any] = [images] if _is_single(images) else images  # type: ignore[assignment]
-        return list(self.stream(inputs, top_k=top_k, batch_size=batch_size))
+        return list(self.stream(inputs, top_k=top_k, batch_size=batch_size, exact=exact))
 
     def stream(
-        self, images: Iterable[ImageInput], *, top_k: int = 5, batch_size: int = 16
+        self,
+        images: Iterable[ImageInput],
+        *,
+        top_k: int = 5,
+        batch_size: int = BATCH_SIZE,
+        exact: bool = False,
+        start: int = 0,
     ) -> Iterator[Prediction]:
         """Classify images one after the other, in constant memory, however many there are.
 
-        The next batch is decoded in threads while the network works on the present one.
+        There is a thread per core; each decodes a batch and runs the network on it. A runtime that dies is
+        replaced by the next one, down to PyTorch, with a warning in the log.
 
         Args:
-            images: As in `predict`; read as needed, at most two batches ahead.
+            images: As in `predict`; read as needed, at most two batches per core ahead.
             top_k: Classes per answer.
             batch_size: Images per run of the network.
+            exact: As in `predict`.
+            start: How many images came before these; the numbers of images in memory go on from there.
 
         Raises:
-            DataError: `top_k` or `batch_size` is below 1.
-            ModelDirError: The network gives NaN.
+            DataError: `top_k` or `batch_size` is below 1, or `start` below 0.
+            ModelDirError: The network gives NaN, or no runtime works.
         """
-        for name, value in (("top_k", top_k), ("batch_size", batch_size)):
-            if value < 1:
-                raise DataError(f"{name} must be at least 1, got {value}")
-        return self._stream(images, min(top_k, len(self.classes)), batch_size)
+        for name, value, least in (("top_k", top_k, 1), ("batch_size", batch_size, 1), ("start", start, 0)):
+            if value < least:
+                raise DataError(f"{name} must be at least {least}, got {value}")
+        reader = ImageReader(self.model.preprocess, exact=True) if exact else self._reader
+        answer = partial(self._answer, reader=reader, top_k=min(top_k, len(self.classes)))
+        return _in_order(answer, _batches(images, batch_size, start))
 
-    def _stream(self, images: Iterable[ImageInput], top_k: int, batch_size: int) -> Iterator[Prediction]:
-        decoded = self._decode_ahead(images, window=2 * batch_size)
-        try:
-            while batch := list(itertools.islice(decoded, batch_size)):
-                yield from self._classify(batch, top_k)
-        finally:
-            decoded.close()
+    def _answer(self, batch: _Batch, *, reader: ImageReader, top_k: int) -> list[Prediction]:
+        """Read a batch and run the network on what could be read."""
+        sources = [
+            str(image) if isinstance(image, str | Path) else f"image {index}"
+            for index, image in enumerate(batch.images, batch.start)
+        ]
+        read = [_read(reader, image) for image in batch.images]
+        readable = [pixels for pixels in read if not isinstance(pixels, str)]
+        rows = iter(self._chain(np.stack(readable), many=batch.start >= _FEW) if readable else ())
+        return [
+            Prediction(source=source, error=found)
+            if isinstance(found, str)
+            else self._rank(source, next(rows), top_k)
+            for source, found in zip(sources, read, strict=True)
+        ]
 
-    def _decode_ahead(self, images: Iterable[ImageInput], *, window: int) -> Generator[_Decoded]:
-        """Decode in threads, in order, with at most `window` images under way."""
-        numbered = enumerate(images)
-        waiting: deque[Future[_Decoded]] = deque()
-        pool = ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1), thread_name_prefix="decode")
-        try:
-            while True:
-                for index, image in itertools.islice(numbered, window - len(waiting)):
-                    waiting.append(pool.submit(self._decode, index, image))
-                if not waiting:
-                    return
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    def _rank(self, source: str, row: NDArray[np.float32], top_k: int) -> Prediction:
+        # A stable sort gives equal scores in the order of the classes, on every machine.
+        best = np.argsort(-row, kind="stable")[:top_k]
+        return Prediction(
+            source=source,
+            labels=tuple(self.classes[index] for index in best),
+            scores=tuple(float(row[index]) for index in best),
+        )
 
-    def _classify(self, batch: list[_Decoded], top_k: int) -> Iterator[Prediction]:
-        readable = [item.pixels for item in batch if item.pixels is not None]
-        rows: Iterator[NDArray[np.float32]] = iter(self._scores(np.stack(readable)) if readable else ())
-        for item in batch:
-            if item.pixels is None:
-                yield Prediction(source=item.source, error=item.error)
-                continue
-            row = next(rows)
-            # A stable sort gives equal scores in the order of the classes, on every machine.
-            best = np.argsort(-row, kind="stable")[:top_k]
-            yield Prediction(
-                source=item.source,
-                labels=tuple(self.classes[index] for index in best),
-                scores=tuple(float(row[index]) for index in best),
-            )
 
-    def _scores(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        scores = self._runtime(images)
-        if not np.isfinite(scores).all():
-            raise ModelDirError(
-                f"the network in {self.model.path} gives NaN; its weights are broken, train again"
-            )
-        return scores
+def _alone(runtime: Runtime, model: ModelDir) -> RuntimeChain:
+    """A chain of one runtime that is open already."""
+    candidate = Candidate(name=type(runtime).__name__, open=lambda: runtime)
+    return RuntimeChain([candidate], path=model.path)
 
-    def _decode(self, index: int, image: ImageInput) -> _Decoded:
-        source = str(image) if isinstance(image, str | Path) else f"image {index}"
-        preprocess = self.model.preprocess
-        try:
-            picture = decode(image, background=preprocess.background, channels=preprocess.channels)
-            pixels = np.asarray(fit_size(picture, preprocess))
-        except DataError as error:
-            # The reason alone: the source is in the answer anyway.
-            reason = error.reason if isinstance(error, ImageError) else str(error)
-            return _Decoded(source=source, error=reason)
-        return _Decoded(source=source, pixels=pixels if pixels.ndim == 3 else pixels[:, :, None])
+
+def _read(reader: ImageReader, image: ImageInput) -> NDArray[np.uint8] | str:
+    """Pixels (H, W, C), or why there are none; the reason alone, for the answer names the source anyway."""
+    try:
+        return reader(image)
+    except DataError as error:
+        return error.reason if isinstance(error, ImageError) else str(error)
+
+
+def _batches(images: Iterable[ImageInput], size: int, start: int) -> Iterator[_Batch]:
+    remaining = iter(images)
+    while batch := list(itertools.islice(remaining, size)):
+        yield _Batch(start=start, images=batch)
+        start += len(batch)
+
+
+def _in_order(
+    answer: Callable[[_Batch], list[Prediction]], batches: Iterator[_Batch]
+) -> Generator[Prediction]:
+    """The answers to all batches, with one thread per core at work."""
+    begin = list(itertools.islice(batches, 2))
+    if len(begin) < 2:  # not worth a thread
+        yield from itertools.chain.from_iterable(map(answer, begin))
+        return
+    batches = itertools.chain(begin, batches)
+    waiting: deque[Future[list[Prediction]]] = deque()
+    pool = ThreadPoolExecutor(cores(), thread_name_prefix="predict")
+    try:
+        while True:
+            for batch in itertools.islice(batches, _AHEAD * cores() - len(waiting)):
+                waiting.append(pool.submit(answer, batch))
+            if not waiting:
+                return
+            yield from waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _is_single(images: object) -> bool:
@@ -261,13 +308,16 @@ def load(source: str | Path, *, runtime: str = "auto") -> Predictor:
         source: A directory as `phiscale.save` or `phiscale fit` wrote it; or ``hf://user/repository``, with
             ``@revision`` where it is not the main branch's. For other weights there is
             `Predictor.from_weights`.
-        runtime: ``"auto"`` or ``"torch"``.
+        runtime: ``"auto"`` takes the fastest export that is there and PyTorch where there is none. Otherwise
+            ``"torch"``, ``"openvino"``, ``"onnx"``, or one export by name, such as ``"openvino-int8"``.
 
     Raises:
-        ModelDirError: No model directory, damaged, incomplete, not to be had, or no such runtime.
+        ModelDirError: No model directory, damaged, incomplete, not to be had, no such runtime, or the model
+            has no export for it.
+        MissingDependencyError: The runtime is not installed.
     """
     if str(source).startswith(HUB):
         path, _ = resolve(str(source))
         return Predictor._open(path, name=str(source), runtime=runtime)
     model = read_config(source)
-    return Predictor(model, open_runtime(model, runtime))
+    return Predictor(model, open_chain(model, runtime))

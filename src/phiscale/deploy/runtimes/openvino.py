@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from phiscale.deploy.runtimes.base import Runtime, cores
+from phiscale.deploy.runtimes.chain import last_line
 from phiscale.errors import ModelDirError, require
 
 __all__ = ["Hint", "OpenVinoRuntime"]
@@ -17,14 +19,15 @@ Hint = Literal["latency", "throughput"]
 
 
 class OpenVinoRuntime:
-    """A graph with its preprocessing inside, on OpenVINO.
+    """A graph with its preprocessing inside, on OpenVINO. Any number of threads may call it at once.
 
     Args:
         path: The ``.xml`` file.
         precision: What floating-point operations are computed in: ``"fp32"`` or ``"bf16"``. Left to itself,
             OpenVINO takes bfloat16 where the processor has it, and answers differ from the network's.
-        threads: Threads of one run; None takes one per core that this process may use.
-        hint: ``"latency"`` for one image at a time, ``"throughput"`` for many.
+        threads: Threads in all; None takes one per core that this process may use.
+        hint: ``"latency"`` for one image at a time, which all threads work on; ``"throughput"`` for as many
+            calls at once as there are threads, each on one of them.
 
     Raises:
         ModelDirError: The file is damaged.
@@ -40,31 +43,34 @@ class OpenVinoRuntime:
         hint: Hint = "latency",
     ) -> None:
         ov = require("openvino", extra="deploy")
+        self._path, self._precision, self._threads = path, precision, threads or cores()
         config: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
             "PERFORMANCE_HINT": hint.upper(),
-            "INFERENCE_NUM_THREADS": threads or _cores(),
+            "INFERENCE_NUM_THREADS": self._threads,
+            "NUM_STREAMS": self._threads if hint == "throughput" else 1,
         }
         try:
             core = ov.Core()
             self._compiled = core.compile_model(core.read_model(path), "CPU", config)
         except RuntimeError as error:
-            raise ModelDirError(f"cannot open {path}: {_line(error)}; export again") from None
-        self._request = self._compiled.create_infer_request()
+            raise ModelDirError(f"cannot open {path}: {last_line(error)}; export again") from None
+        # A request serves one call at a time, and making one takes longer than using it: they are kept.
+        self._idle: SimpleQueue[Any] = SimpleQueue()
+
+    def for_throughput(self) -> Runtime:
+        """The same graph with one stream per thread."""
+        return OpenVinoRuntime(
+            self._path, precision=self._precision, threads=self._threads, hint="throughput"
+        )
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Classify images (N, H, W, C). Returns probabilities (N, K)."""
-        self._request.infer([images], share_inputs=True)
-        return np.array(self._request.get_output_tensor(0).data, np.float32)
-
-
-def _line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
-
-
-def _cores() -> int:
-    """Cores that this process may use, which on a shared machine are fewer than there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        try:
+            request = self._idle.get_nowait()
+        except Empty:
+            request = self._compiled.create_infer_request()
+        request.infer([images], share_inputs=True)
+        result = np.array(request.get_output_tensor(0).data, np.float32)
+        self._idle.put(request)  # not after an error: a request that failed is dropped
+        return result

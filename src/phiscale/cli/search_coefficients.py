@@ -1,0 +1,280 @@
+"""`phiscale search coefficients`: the α, β and γ that serve a baseline best on some images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from phiscale.cli.fit import INTERRUPTED, _duration, _overrides
+from phiscale.cli.options import JsonOutput
+from phiscale.cli.output import console, print_json, print_table
+from phiscale.cli.progress import counting
+from phiscale.cli.units import format_count
+from phiscale.errors import SpecError
+
+if TYPE_CHECKING:
+    from phiscale.pipeline.trial import TrialPlan
+    from phiscale.search.coefficients import CoefficientPlan, CoefficientResult
+    from phiscale.search.grid import Candidate
+    from phiscale.search.runner import Progress
+    from phiscale.search.statistics import Interval
+
+
+def coefficients(
+    images: Annotated[
+        str,
+        typer.Argument(
+            help="Folder with one folder per class, a CSV or Parquet manifest, or torchvision:NAME:ROOT."
+        ),
+    ],
+    baseline: Annotated[
+        str,
+        typer.Option(
+            help="A name from `phiscale models`, fitted to the images' size; or a JSON file, taken as it is."
+        ),
+    ] = "efficientnet_b0",
+    out: Annotated[
+        Path, typer.Option(help="Folder for trainings and results; it is gone on with.", file_okay=False)
+    ] = Path("coefficients"),
+    step: Annotated[str, typer.Option(metavar="NUMBER", help="Step of the grid of α, β and γ.")] = "0.05",
+    tolerance: Annotated[
+        str, typer.Option(metavar="NUMBER", help="Largest distance of α·β²·γ² from --growth.")
+    ] = "0.1",
+    growth: Annotated[float, typer.Option(help="Wanted growth of the multiply-adds for φ = 1.")] = 2.0,
+    cost_tolerance: Annotated[
+        float, typer.Option(help="Largest distance of the counted growth from --growth, as a share of it.")
+    ] = 0.2,
+    seeds: Annotated[int, typer.Option(help="Trainings of each network in each rung.", min=1)] = 3,
+    confirm_seeds: Annotated[
+        int, typer.Option(help="Further trainings of the winner and of the paper's rule.", min=0)
+    ] = 5,
+    reduction: Annotated[
+        int, typer.Option(help="Of so many networks, one goes on to the next rung.", min=2)
+    ] = 3,
+    min_epochs: Annotated[int, typer.Option(help="Epochs of the shortest rung.", min=1)] = 3,
+    image_size: Annotated[int | None, typer.Option(help="Image side of the baseline.", min=8)] = None,
+    resize: Annotated[
+        str, typer.Option(help="crop (the centre), squash (the whole image) or pad (the whole image).")
+    ] = "crop",
+    recipe: Annotated[str, typer.Option(help="fast, paper or a YAML file.")] = "fast",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Change a setting of the recipe, like --set augment.policy=none.",
+        ),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of a whole training.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per step.")] = None,
+    seed: Annotated[int, typer.Option(help="First seed; the split of the images is by it too.", min=0)] = 0,
+    val_fraction: Annotated[
+        float, typer.Option(help="Share held out to compare on, where there is no val split.")
+    ] = 0.2,
+    split_file: Annotated[
+        Path | None, typer.Option(help="CSV with path and split (train, val, test) that decides the splits.")
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Processes that train, each with one thread; by default one per core.", min=1),
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(help="Keep the trainings in this database, like postgresql://USER@HOST/NAME."),
+    ] = None,
+    study: Annotated[str, typer.Option(help="Name of the search in --storage.")] = "phiscale",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only list the networks, their cost, and how long it takes.")
+    ] = False,
+    json: JsonOutput = False,
+) -> None:
+    """Find the α, β and γ that serve a baseline best on your images.
+
+    Trains the networks of a small grid at φ = 1 that cost what is wanted, the better ones longer, and
+    confirms the winner with seeds that did not choose it. The same command goes on with a search that was
+    stopped at any moment.
+    """
+    from phiscale.pipeline.coefficients import SCRATCH, run_coefficients
+    from phiscale.pipeline.trial import plan_trials
+    from phiscale.search.coefficients import plan_coefficients
+
+    if resize not in ("crop", "squash", "pad"):
+        raise SpecError(f"resize must be crop, squash or pad; got {resize!r}")
+    short = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
+    with counting("scanning", show=not json) as progress:
+        trials = plan_trials(
+            images,
+            baseline=baseline,
+            recipe=recipe,
+            overrides=_overrides(settings or [], short),
+            image_size=image_size,
+            resize=resize,  # type: ignore[arg-type]
+            val_fraction=val_fraction,
+            split_file=split_file,
+            scratch=out.absolute() / SCRATCH,
+            progress=progress,
+        )
+    plan = plan_coefficients(
+        trials.baseline,
+        epochs=trials.objective.recipe.epochs,
+        step=step,
+        tolerance=tolerance,
+        growth=growth,
+        cost_tolerance=cost_tolerance,
+        seeds=range(seed, seed + seeds),
+        confirm_seeds=confirm_seeds,
+        reduction=reduction,
+        min_epochs=min_epochs,
+    )
+    workers = workers or _default_workers()
+    if dry_run:
+        _show_plan(plan, trials, workers, as_json=json)
+        return
+    if not json:
+        _print_summary(plan, trials)
+    try:
+        result = run_coefficients(
+            plan, trials, out, storage=storage, study=study, workers=workers, stage=_stage
+        )
+    except KeyboardInterrupt:
+        console(stderr=True).print("stopped; the finished trainings are kept: the same command goes on")
+        raise typer.Exit(INTERRUPTED) from None
+    if json:
+        from phiscale.search.coefficients_report import result_to_dict
+
+        print_json({"directory": str(out), **result_to_dict(result)})
+    else:
+        _print_result(result, out)
+
+
+def _default_workers() -> int:
+    """One for each core that this process may use; on a GPU one, which needs all of it."""
+    import torch
+
+    if torch.cuda.is_available():
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _stage(label: str) -> Iterator[Progress | None]:
+    """Says what begins, and draws a bar where somebody looks."""
+    console(stderr=True).print(label, soft_wrap=True)
+    with counting("training") as progress:
+        yield progress
+
+
+def _show_plan(plan: CoefficientPlan, trials: TrialPlan, workers: int, *, as_json: bool) -> None:
+    from phiscale.pipeline.coefficients import forecast_seconds
+    from phiscale.search.coefficients_report import plan_to_dict
+
+    seconds = forecast_seconds(plan, trials, workers=workers)
+    if as_json:
+        print_json({**plan_to_dict(plan), "workers": workers, "forecast_seconds": seconds})
+        return
+    _print_summary(plan, trials)
+    print_table(
+        ("α,β,γ", "rules", "layers", "image", "parameters", "multiply-adds", "growth", ""),
+        [_cells(candidate, plan) for candidate in plan.first_rung],
+    )
+    for number, (trainings, epochs) in enumerate(plan.trainings(), start=1):
+        name = f"rung {number}" if number <= len(plan.rungs) else "confirmation"
+        console().print(
+            f"{name:13}{trainings} trainings, {epochs} {'epoch' if epochs == 1 else 'epochs'} each"
+        )
+    console().print(f"time         about {_duration(seconds)} with {workers} workers")
+
+
+def _print_summary(plan: CoefficientPlan, trials: TrialPlan) -> None:
+    out, source = console(), trials.objective.source
+    counts = ", ".join(f"{len(source.split(split))} {split}" for split in ("train", "val"))
+    out.print(f"images   {source.location}: {len(source.classes)} classes, {counts}", soft_wrap=True)
+    for note in trials.notes:
+        out.print(f"chosen   {note}", soft_wrap=True)
+    side = plan.baseline.image_size
+    out.print(
+        f"baseline {plan.baseline.name}: {format_count(plan.baseline_macs)} multiply-adds, "
+        f"{side[0]}×{side[1]} px"
+    )
+    networks = len(plan.candidates) + len(plan.dropped) + (plan.paper not in plan.candidates)
+    out.print(
+        f"grid     points and the paper's rule: {plan.grid_points} + 1; networks: {networks}; "
+        f"of those cost about {plan.growth:g} times the baseline: {len(plan.candidates)}",
+        soft_wrap=True,
+    )
+    if plan.paper not in plan.candidates:
+        out.print(
+            f"note     the paper's rule costs {plan.paper.macs_growth:.2f} times the baseline: it is trained "
+            "for comparison and cannot win",
+            soft_wrap=True,
+        )
+
+
+def _cells(candidate: Candidate, plan: CoefficientPlan) -> tuple[str, ...]:
+    spec, rule, cost = candidate.spec, candidate.rule, candidate.complexity
+    names = [name for name, is_so in (("paper's", candidate.is_paper),) if is_so]
+    if candidate not in plan.candidates:
+        names.append("off the target")
+    return (
+        f"{rule.alpha:g},{rule.beta:g},{rule.gamma:g}",
+        str(len(candidate.rules)),
+        str(spec.num_blocks),
+        f"{spec.image_size[0]}×{spec.image_size[1]}",
+        format_count(cost.params),
+        format_count(cost.macs),
+        f"{candidate.macs_growth:.2f}",
+        ", ".join(names),
+    )
+
+
+def _print_result(result: CoefficientResult, out: Path) -> None:
+    rows = []
+    for place, ranked in enumerate(result.ranking, start=1):
+        cells = _cells(ranked.candidate, result.plan)
+        winner = "winner" if ranked is result.winner else ""
+        rows.append(
+            (
+                str(place),
+                cells[0],
+                cells[2],
+                cells[3],
+                cells[6],
+                str(ranked.epochs),
+                _percent(ranked.top1),
+                "" if ranked.confirmed is None else _percent(ranked.confirmed),
+                ", ".join(name for name in (winner, cells[7]) if name),
+            )
+        )
+    print_table(
+        ("", "α,β,γ", "layers", "image", "growth", "epochs", "top-1, %", "confirmed, %", ""), rows, left=2
+    )
+    rule = result.rule
+    console().print(f"result   α = {rule.alpha:g}, β = {rule.beta:g}, γ = {rule.gamma:g}")
+    if result.against_paper is not None:
+        console().print(f"         {_compared(result.against_paper)}", soft_wrap=True)
+    console().print(
+        f"rule     {out / 'rule.json'}: phiscale scale NETWORK --rule {out / 'rule.json'} --phi 2",
+        soft_wrap=True,
+    )
+
+
+def _compared(difference: Interval) -> str:
+    """The winner against the paper's rule, and whether the seeds can tell them apart."""
+    mean = round(100 * difference.mean, 2) or 0.0  # no -0.00
+    points = f"{mean:+.2f} points of top-1 against the paper's rule"
+    if difference.low is None or difference.high is None:
+        return f"{points}, with one seed, which says nothing of chance"
+    interval = f"[{100 * difference.low:+.2f}, {100 * difference.high:+.2f}]"
+    verdict = "" if difference.low > 0 or difference.high < 0 else "; these seeds cannot tell the two apart"
+    return f"{points}, {difference.level:.0%} interval {interval} over {difference.count} seeds{verdict}"
+
+
+def _percent(interval: Interval) -> str:
+    if interval.low is None or interval.high is None:
+        return f"{100 * interval.mean:.2f}"
+    return f"{100 * interval.mean:.2f} [{100 * interval.low:.2f}, {100 * interval.high:.2f}]"

@@ -1,0 +1,317 @@
+"""One training of a search: a network in, its top-1 on the validation images out, no model directory left."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from phiscale.data.augment import TrainTransform
+from phiscale.data.cache import CacheMode, PixelCache, open_cache
+from phiscale.data.loading import make_loader
+from phiscale.data.sources import ImageSource, Split
+from phiscale.data.transforms import EvalTransform
+from phiscale.errors import DataError, TrainingError
+from phiscale.families import get_spec
+from phiscale.nn.network import build_network
+from phiscale.pipeline.plan import FitPlan, _phases_within, plan_fit
+from phiscale.preprocess import Preprocess, ResizeMode
+from phiscale.search.objective import Report, Score
+from phiscale.spec import NetworkSpec
+from phiscale.training.history import EpochRecord
+from phiscale.training.recipe import Recipe
+from phiscale.training.train import TrainResult, train
+
+__all__ = ["ImageObjective", "TrialPlan", "plan_trials"]
+
+
+class _Stopped(Exception):  # noqa: N818 - no error: the search has seen enough
+    """Ends a training from within, after an epoch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageObjective:
+    """Trains a network on images, as `phiscale.fit` would, and throws it away.
+
+    The top-1 is that of the last epoch, not of the best one, which would favour networks whose validation
+    curve is rough. A training on a CPU uses one thread, so that its result does not depend on how many
+    others run beside it. Decoded images are kept in a file that all trainings and processes share.
+
+    Attributes:
+        source: The usable images with their splits; train and val must not be empty.
+        preprocess: How images are prepared, but for the size, which is the network's.
+        recipe: How to train.
+        scratch: Folder for what a training writes while it runs; None is the system's.
+        latency: Measures a network in milliseconds, where latencies are wanted.
+        cache_dir: Folder of the decoded images; None is the user's cache.
+    """
+
+    source: ImageSource
+    preprocess: Preprocess
+    recipe: Recipe
+    scratch: Path | None = None
+    latency: Callable[[NetworkSpec], float] | None = None
+    cache_dir: Path | None = None
+    _caches: dict[str, PixelCache | None] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for split in ("train", "val"):
+            if not self.source.split(split):
+                raise DataError(
+                    f"a search needs {split} images, and {self.source.location} has none; "
+                    "leave out the split folders, or hold some out"
+                )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Other processes open the shared file themselves; an array in memory would be copied to each.
+        return {**self.__dict__, "_caches": {}}
+
+    def __call__(
+        self, spec: NetworkSpec, *, seed: int, epochs: int | None = None, report: Report | None = None
+    ) -> Score:
+        """Train a network once.
+
+        Args:
+            spec: The network; its classes and channels are made those of the images.
+            seed: Decides initial weights, order and augmentation. The split of the images stays.
+            epochs: How long; None is the recipe's own number.
+            report: Told the top-1 after each epoch; training stops where it answers True.
+
+        Raises:
+            TrainingError: The loss is not finite, or nothing can be written.
+            KeyboardInterrupt: Ctrl-C or SIGTERM came.
+        """
+        history: list[EpochRecord] = []
+
+        def note(record: EpochRecord) -> None:
+            history.append(record)
+            assert record.val_top1 is not None
+            if report is not None and report(record.epoch, record.val_top1):
+                raise _Stopped
+
+        with contextlib.suppress(_Stopped), _one_thread(), self._folder() as folder:
+            result = self._train(self.for_data(spec), self._recipe(seed, epochs), folder, note)
+            if result.interrupted:
+                raise KeyboardInterrupt
+        top1 = history[-1].val_top1
+        assert top1 is not None
+        return Score(
+            top1=top1,
+            epochs=len(history),
+            train_seconds=sum(record.seconds for record in history),
+            latency_ms=None if self.latency is None else self.latency(self.for_data(spec)),
+        )
+
+    def for_data(self, spec: NetworkSpec) -> NetworkSpec:
+        """A network with the classes and channels of the images."""
+        return replace(spec, num_classes=len(self.source.classes), in_channels=self.preprocess.channels)
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the scores beside network, seed and epochs, as plain values; for `TrialStore`.
+
+        Where the images lie does not count, so that they may be moved.
+        """
+        digest = hashlib.sha256()
+        for record in self.source.records:
+            digest.update(f"{record.split}\0{record.label}\0{record.id}\0".encode("utf-8", "surrogateescape"))
+        recipe = self.recipe.to_dict()
+        of_the_trial_or_machine = ("seed", "workers", "cache")
+        return {
+            "images": f"{len(self.source)} images, {digest.hexdigest()[:16]}",
+            "classes": len(self.source.classes),
+            "recipe": {n: v for n, v in recipe.items() if n not in of_the_trial_or_machine},
+            "preprocess": {n: v for n, v in self.preprocess.to_dict().items() if n != "size"},
+        }
+
+    def prepare(self) -> None:
+        """Decode the images once, before several processes would do it at the same time."""
+        for split in ("train", "val"):
+            self._cache(split)
+
+    # -- one training --------------------------------------------------------------------------
+
+    def _train(
+        self, spec: NetworkSpec, recipe: Recipe, folder: Path, note: Callable[[EpochRecord], None]
+    ) -> TrainResult:
+        preprocess = self._preprocess(spec)
+        of_the_network = {name: getattr(recipe, name) for name in ("dropout", "drop_path", "norm_momentum")}
+        spec = replace(spec, **{name: value for name, value in of_the_network.items() if value is not None})
+        loading: dict[str, Any] = {
+            "batch_size": recipe.batch_size,
+            "seed": recipe.seed,
+            "workers": recipe.workers,
+        }
+        # The seed decides the initial weights too, and the caller's random state is left alone.
+        with torch.random.fork_rng():
+            torch.manual_seed(recipe.seed)
+            net = build_network(spec)
+        return train(
+            net,
+            make_loader(
+                self.source,
+                self.source.split("train"),
+                TrainTransform(preprocess, recipe.augment),
+                shuffle=True,
+                drop_last=True,
+                cache=self._cache("train"),
+                **loading,
+            ),
+            make_loader(
+                self.source,
+                self.source.split("val"),
+                EvalTransform(preprocess),
+                shuffle=False,
+                cache=self._cache("val"),
+                **loading,
+            ),
+            recipe=recipe,
+            out=folder,
+            classes=self.source.classes,
+            preprocess=preprocess,
+            progress=False,
+            on_epoch=note,
+        )
+
+    def _recipe(self, seed: int, epochs: int | None) -> Recipe:
+        changes: dict[str, Any] = {"seed": seed}
+        if epochs is not None:
+            changes |= {"epochs": epochs, **_phases_within(self.recipe, epochs)}
+        return self.recipe.override(changes)
+
+    def _preprocess(self, spec: NetworkSpec) -> Preprocess:
+        """That of `phiscale.fit` for the network's size."""
+        fraction = self.preprocess.crop_fraction
+        if fraction != 1.0:  # the authors cut off 16 px at every size
+            fraction = Preprocess.for_size(spec.image_size).crop_fraction
+        return replace(self.preprocess, size=spec.image_size, crop_fraction=fraction)
+
+    def _cache(self, split: Split) -> PixelCache | None:
+        if split not in self._caches:
+            self._caches[split] = self._open_cache(split)
+        return self._caches[split]
+
+    def _open_cache(self, split: Split) -> PixelCache | None:
+        chosen = self.recipe.cache
+        # A file is shared by all processes and by the next search; memory is of one process.
+        mode: CacheMode = "disk" if chosen == "auto" else chosen
+        records = self.source.split(split)
+        try:
+            return open_cache(self.source, records, self.preprocess, mode=mode, folder=self.cache_dir)
+        except DataError:
+            if chosen != "auto":
+                raise
+            return None  # no room: images are decoded in every epoch
+
+    @contextlib.contextmanager
+    def _folder(self) -> Iterator[Path]:
+        """A folder that is gone afterwards."""
+        try:
+            if self.scratch is not None:
+                self.scratch.mkdir(parents=True, exist_ok=True)
+            folder = tempfile.TemporaryDirectory(
+                dir=self.scratch, prefix="trial-", ignore_cleanup_errors=True
+            )
+        except OSError as error:
+            where = self.scratch or tempfile.gettempdir()
+            raise TrainingError(f"cannot write to {where}: {error.strerror or error}") from None
+        with folder as name:
+            yield Path(name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialPlan:
+    """Images and baseline of a search, looked at once.
+
+    Attributes:
+        baseline: The network at φ = 0, with the classes and channels of the images.
+        objective: Trains networks on them.
+        fit: The plan that a `fit` of the baseline would have.
+        notes: What was chosen and why, a sentence each.
+    """
+
+    baseline: NetworkSpec
+    objective: ImageObjective
+    fit: FitPlan
+    notes: tuple[str, ...]
+
+
+def plan_trials(
+    images: str | Path,
+    *,
+    baseline: str | Path | NetworkSpec = "efficientnet_b0",
+    recipe: str | Path | Recipe | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    resize: ResizeMode = "crop",
+    val_fraction: float = 0.2,
+    split_file: Path | None = None,
+    scratch: Path | None = None,
+    latency: Callable[[NetworkSpec], float] | None = None,
+    cache_dir: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> TrialPlan:
+    """Scan images and settle what all trainings of a search have in common.
+
+    Args:
+        images: As for `phiscale.fit`.
+        baseline: A name, which is fitted to the images as by `phiscale.fit` (their size, strides for small
+            ones); or a JSON file or spec, which is taken as it is.
+        recipe: As for `phiscale.fit`.
+        overrides: Settings of the recipe to change: dotted name → value.
+        image_size: Side or (height, width) of the baseline in pixels.
+        resize: How images are brought to the size.
+        val_fraction: Share of the training images held out, where the data has no val split.
+        split_file: CSV with `path` and `split` that decides the splits.
+        scratch: Folder for what a training writes while it runs; None is the system's.
+        latency: Measures a network in milliseconds, where latencies are wanted.
+        cache_dir: Folder of the decoded images; None is the user's cache.
+        progress: Told of the scan: images done, and all.
+
+    Raises:
+        DataError: The images cannot be used, or there are none to train or to validate on.
+        SpecError: The baseline or its size is not valid.
+        RecipeError: The recipe is not valid.
+    """
+    fit = plan_fit(
+        images,
+        model=baseline,
+        recipe=recipe if recipe is not None else "fast",
+        overrides=overrides,
+        image_size=image_size,
+        resize=resize,
+        val_fraction=val_fraction,
+        split_file=split_file,
+        progress=progress,
+    )
+    if fit.weights is not None:
+        raise DataError("a search trains from scratch; take another recipe than finetune, such as fast")
+    objective = ImageObjective(
+        source=fit.source,
+        preprocess=fit.preprocess,
+        recipe=fit.recipe,
+        scratch=scratch,
+        latency=latency,
+        cache_dir=cache_dir,
+    )
+    is_name = not isinstance(baseline, NetworkSpec) and not str(baseline).endswith(".json")
+    as_it_is = not is_name and image_size is None
+    spec = objective.for_data(get_spec(baseline) if as_it_is else fit.spec)
+    return TrialPlan(
+        baseline=spec, objective=objective, fit=replace(fit, spec=spec), notes=() if as_it_is else fit.notes
+    )
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
