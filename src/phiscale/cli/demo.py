@@ -10,7 +10,7 @@ import typer
 
 from phiscale.cli.fit import print_plan, print_result
 from phiscale.cli.options import Macs
-from phiscale.cli.output import console, print_table
+from phiscale.cli.output import INTERRUPTED, console, print_table
 from phiscale.cli.progress import counting
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def demo(
     result = run(plan, model, overwrite=True)
     if result.training.interrupted or result.evaluation is None:
         print_result(result)
-        raise typer.Exit(130)
+        raise typer.Exit(INTERRUPTED)
     _print_classes(result.evaluation)
     figures = _draw(result, result.evaluation, plan.source, out)
     print_result(result)

@@ -9,33 +9,30 @@ import typer
 
 from phiscale.cli.options import (
     FileSize,
+    Images,
     InferenceMemory,
     JsonOutput,
     Macs,
     Params,
+    Resize,
     Rule,
+    Settings,
+    SplitFile,
     TrainingMemory,
     make_budget,
+    make_overrides,
 )
-from phiscale.cli.output import console, print_json
+from phiscale.cli.output import INTERRUPTED, console, print_json
 from phiscale.cli.progress import counting
-from phiscale.cli.units import format_bytes, format_count
-from phiscale.errors import RecipeError, SpecError
+from phiscale.cli.units import format_bytes, format_count, format_duration
 
 if TYPE_CHECKING:
     from phiscale.data.scan import Finding, ScanReport
     from phiscale.pipeline import FitPlan, FitResult
 
-INTERRUPTED = 130
-
 
 def fit(
-    images: Annotated[
-        str,
-        typer.Argument(
-            help="Folder with one folder per class, a CSV or Parquet manifest, or torchvision:NAME:ROOT."
-        ),
-    ],
+    images: Images,
     out: Annotated[Path, typer.Option(help="The model directory to make.", file_okay=False)] = Path("model"),
     macs: Macs = None,
     params: Params = None,
@@ -57,9 +54,7 @@ def fit(
         int | None,
         typer.Option(help="Image side in pixels; by default chosen from budget and images.", min=8),
     ] = None,
-    resize: Annotated[
-        str, typer.Option(help="crop (the centre), squash (the whole image) or pad (the whole image).")
-    ] = "crop",
+    resize: Resize = "crop",
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -67,14 +62,7 @@ def fit(
             "--weights starts from those that come with pip."
         ),
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="NAME=VALUE",
-            help="Change a setting of the recipe, like --set augment.policy=none.",
-        ),
-    ] = None,
+    settings: Settings = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate per 256 images.")] = None,
@@ -83,9 +71,7 @@ def fit(
     val_fraction: Annotated[
         float, typer.Option(help="Share held out to choose the best epoch, where there is no val split.")
     ] = 0.2,
-    split_file: Annotated[
-        Path | None, typer.Option(help="CSV with path and split (train, val, test) that decides the splits.")
-    ] = None,
+    split_file: SplitFile = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at an image that cannot be used.")] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out, as it was begun.")
@@ -101,8 +87,6 @@ def fit(
     from phiscale.pipeline import plan_fit, run
     from phiscale.pipeline.plan import read_plan
 
-    if resize not in ("crop", "squash", "pad"):
-        raise SpecError(f"resize must be crop, squash or pad; got {resize!r}")
     short = {
         "epochs": epochs,
         "batch_size": batch_size,
@@ -121,7 +105,7 @@ def fit(
                 budget=make_budget(macs, params, inference_memory, training_memory, file_size),
                 rule=rule,
                 recipe=recipe,
-                overrides=_overrides(settings or [], short),
+                overrides=make_overrides(settings, short),
                 weights=weights,
                 image_size=image_size,
                 resize=resize,  # type: ignore[arg-type]
@@ -139,16 +123,6 @@ def fit(
         print_result(result)
     if result.training.interrupted:
         raise typer.Exit(INTERRUPTED)
-
-
-def _overrides(settings: list[str], short: dict[str, Any]) -> dict[str, Any]:
-    overrides = {name: value for name, value in short.items() if value is not None}
-    for setting in settings:
-        name, equals, value = setting.partition("=")
-        if not equals:
-            raise RecipeError(f"--set takes NAME=VALUE, got {setting!r}; like --set label_smoothing=0")
-        overrides[name.strip()] = value.strip()
-    return overrides
 
 
 def print_plan(plan: FitPlan) -> None:
@@ -172,7 +146,8 @@ def print_plan(plan: FitPlan) -> None:
     seconds = seconds_per_epoch(plan)
     total = seconds * plan.recipe.epochs
     out.print(
-        f"time     about {_duration(seconds)} an epoch, {_duration(total)} for {plan.recipe.epochs} epochs"
+        f"time     about {format_duration(seconds)} an epoch, {format_duration(total)} for "
+        f"{plan.recipe.epochs} epochs"
     )
 
 
@@ -192,21 +167,13 @@ def _print_findings(report: ScanReport) -> None:
         out.print(f"         {len(report.unusable)} images cannot be used and are left out")
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
-
-
 def print_result(result: FitResult) -> None:
     """Print the figures of a finished run, or how far an interrupted one came."""
     out, evaluation = console(), result.evaluation
     if evaluation is not None:
         out.print(
             f"result   top-1 {evaluation.top1:.1%} on {len(evaluation.labels)} {evaluation.data['split']} "
-            f"images ({_duration(result.training.seconds)} of training)"
+            f"images ({format_duration(result.training.seconds)} of training)"
         )
     out.print(f"model    {result.directory}")
 

@@ -57,7 +57,7 @@ for command in (models, summary, scale, scan, fit, evaluate, predict, export, de
     app.command()(command)
 app.add_typer(weights)
 search = typer.Typer(name="search", no_args_is_help=True, help="Search for what scales best on your images.")
-search.callback()(lambda: None)
+search.callback()(lambda: None)  # with one command alone, typer would leave out its name
 search.command()(coefficients)
 app.add_typer(search)
 

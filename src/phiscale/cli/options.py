@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from phiscale.cli.units import parse_bytes, parse_count
+from phiscale.errors import RecipeError, SpecError
 from phiscale.scaling.budget import Budget
 
 __all__ = [
     "FileSize",
+    "Images",
     "InferenceMemory",
     "JsonOutput",
     "Macs",
     "Network",
     "Params",
+    "Resize",
     "Rule",
+    "Settings",
+    "SplitFile",
     "TrainingMemory",
     "make_budget",
+    "make_overrides",
 ]
 
 Network = Annotated[
     str, typer.Argument(help="A name from `phiscale models`, or a JSON file with a spec.", metavar="NETWORK")
+]
+Images = Annotated[
+    str,
+    typer.Argument(
+        help="Folder with one folder per class, a CSV or Parquet manifest, or torchvision:NAME:ROOT."
+    ),
 ]
 JsonOutput = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")]
 Rule = Annotated[
@@ -52,6 +65,48 @@ FileSize = Annotated[
         parser=parse_bytes, metavar="BYTES", help="At most this size of the weight file, like 20MB."
     ),
 ]
+
+
+def _known_resize(value: str) -> str:
+    if value not in ("crop", "squash", "pad"):
+        raise SpecError(f"resize must be crop, squash or pad; got {value!r}")
+    return value
+
+
+Resize = Annotated[
+    str,
+    typer.Option(
+        callback=_known_resize, help="crop (the centre), squash (the whole image) or pad (the whole image)."
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="NAME=VALUE", help="Change a setting of the recipe, like --set augment.policy=none."
+    ),
+]
+SplitFile = Annotated[
+    Path | None, typer.Option(help="CSV with path and split (train, val, test) that decides the splits.")
+]
+
+
+def make_overrides(settings: list[str] | None, short: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a recipe that the options change: those of --set, over those with options of their own.
+
+    Args:
+        settings: Of --set, as NAME=VALUE.
+        short: Name → value; None where the option was not given.
+
+    Raises:
+        RecipeError: One is not of the form NAME=VALUE.
+    """
+    overrides = {name: value for name, value in short.items() if value is not None}
+    for setting in settings or []:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise RecipeError(f"--set takes NAME=VALUE, got {setting!r}; like --set label_smoothing=0")
+        overrides[name.strip()] = value.strip()
+    return overrides
 
 
 def make_budget(

@@ -12,7 +12,9 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-__all__ = ["console", "print_json", "print_table"]
+__all__ = ["INTERRUPTED", "console", "print_json", "print_table"]
+
+INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
 
 
 def console(*, stderr: bool = False) -> Console:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from phiscale.cli.output import INTERRUPTED, console
 from phiscale.errors import DataError, require
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["predict"]
 
 _HUB = "hf://"
-_INTERRUPTED = 130
 
 
 class Format(StrEnum):
@@ -49,8 +49,6 @@ class _Count:
 
     def _shown(self, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
         from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-        from phiscale.cli.output import console
 
         columns = (SpinnerColumn(), TextColumn("{task.completed} images"), TimeElapsedColumn())
         with Progress(*columns, console=console(stderr=True), transient=True) as progress:
@@ -134,7 +132,7 @@ def predict(
         else:
             count = _write(predictor, paths, chosen, options, output)
     except KeyboardInterrupt:
-        raise typer.Exit(_INTERRUPTED) from None
+        raise typer.Exit(INTERRUPTED) from None
     _conclude(count, output, predictor)
 
 

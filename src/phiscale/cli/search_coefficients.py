@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phiscale.cli.fit import INTERRUPTED, _duration, _overrides
-from phiscale.cli.options import JsonOutput
-from phiscale.cli.output import console, print_json, print_table
+from phiscale.cli.options import Images, JsonOutput, Resize, Settings, SplitFile, make_overrides
+from phiscale.cli.output import INTERRUPTED, console, print_json, print_table
 from phiscale.cli.progress import counting
-from phiscale.cli.units import format_count
-from phiscale.errors import SpecError
+from phiscale.cli.units import format_count, format_duration
 
 if TYPE_CHECKING:
     from phiscale.pipeline.trial import TrialPlan
@@ -26,12 +24,7 @@ if TYPE_CHECKING:
 
 
 def coefficients(
-    images: Annotated[
-        str,
-        typer.Argument(
-            help="Folder with one folder per class, a CSV or Parquet manifest, or torchvision:NAME:ROOT."
-        ),
-    ],
+    images: Images,
     baseline: Annotated[
         str,
         typer.Option(
@@ -58,27 +51,16 @@ def coefficients(
     ] = 3,
     min_epochs: Annotated[int, typer.Option(help="Epochs of the shortest rung.", min=1)] = 3,
     image_size: Annotated[int | None, typer.Option(help="Image side of the baseline.", min=8)] = None,
-    resize: Annotated[
-        str, typer.Option(help="crop (the centre), squash (the whole image) or pad (the whole image).")
-    ] = "crop",
+    resize: Resize = "crop",
     recipe: Annotated[str, typer.Option(help="fast, paper or a YAML file.")] = "fast",
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="NAME=VALUE",
-            help="Change a setting of the recipe, like --set augment.policy=none.",
-        ),
-    ] = None,
+    settings: Settings = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of a whole training.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per step.")] = None,
     seed: Annotated[int, typer.Option(help="First seed; the split of the images is by it too.", min=0)] = 0,
     val_fraction: Annotated[
         float, typer.Option(help="Share held out to compare on, where there is no val split.")
     ] = 0.2,
-    split_file: Annotated[
-        Path | None, typer.Option(help="CSV with path and split (train, val, test) that decides the splits.")
-    ] = None,
+    split_file: SplitFile = None,
     workers: Annotated[
         int | None,
         typer.Option(help="Processes that train, each with one thread; by default one per core.", min=1),
@@ -103,15 +85,13 @@ def coefficients(
     from phiscale.pipeline.trial import plan_trials
     from phiscale.search.coefficients import plan_coefficients
 
-    if resize not in ("crop", "squash", "pad"):
-        raise SpecError(f"resize must be crop, squash or pad; got {resize!r}")
     short = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
     with counting("scanning", show=not json) as progress:
         trials = plan_trials(
             images,
             baseline=baseline,
             recipe=recipe,
-            overrides=_overrides(settings or [], short),
+            overrides=make_overrides(settings, short),
             image_size=image_size,
             resize=resize,  # type: ignore[arg-type]
             val_fraction=val_fraction,
@@ -187,7 +167,7 @@ def _show_plan(plan: CoefficientPlan, trials: TrialPlan, workers: int, *, as_jso
         console().print(
             f"{name:13}{trainings} trainings, {epochs} {'epoch' if epochs == 1 else 'epochs'} each"
         )
-    console().print(f"time         about {_duration(seconds)} with {workers} workers")
+    console().print(f"time         about {format_duration(seconds)} with {workers} workers")
 
 
 def _print_summary(plan: CoefficientPlan, trials: TrialPlan) -> None:

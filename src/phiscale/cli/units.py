@@ -6,7 +6,7 @@ import re
 
 import typer
 
-__all__ = ["format_bytes", "format_count", "parse_bytes", "parse_count"]
+__all__ = ["format_bytes", "format_count", "format_duration", "parse_bytes", "parse_count"]
 
 COUNT_UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12}
 BYTE_UNITS = {
@@ -53,3 +53,12 @@ def format_bytes(value: float) -> str:
         if value >= 0.9995 * size:
             return f"{value / size:.3g} {unit}" if value < 999.5 * size else f"{value / size:.0f} {unit}"
     return f"{value:.0f} B"
+
+
+def format_duration(seconds: float) -> str:
+    """150 → ``"2 min"``, in the unit that fits."""
+    if seconds < 90:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -20,6 +20,7 @@ from phiscale.errors import DataError
 __all__ = [
     "DEFAULT_MAX_PIXELS",
     "IMAGE_FORMATS",
+    "TRANSPOSE",
     "ImageError",
     "ImageInput",
     "Problem",
@@ -41,7 +42,7 @@ DEFAULT_MAX_PIXELS = 89_478_485
 IMAGE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 
 _ORIENTATION = 0x0112
-_TRANSPOSE = {
+TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -164,7 +165,7 @@ def orientation(image: Image.Image) -> int:
             value = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # corrupt EXIF raises nearly anything, and the pixels are still good
         return 1
-    return value if isinstance(value, int) and value in _TRANSPOSE else 1
+    return value if isinstance(value, int) and value in TRANSPOSE else 1
 
 
 def has_frames(image: Image.Image) -> bool:
@@ -260,7 +261,7 @@ def _image_error(name: str, error: Exception) -> ImageError:
 
 def _upright(image: Image.Image) -> Image.Image:
     # Not ImageOps.exif_transpose: it writes the EXIF again, which fails where the EXIF is corrupt.
-    method = _TRANSPOSE.get(orientation(image))
+    method = TRANSPOSE.get(orientation(image))
     if method is None:
         return image
     result = image.transpose(method)

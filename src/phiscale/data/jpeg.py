@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from phiscale.data.decode import _TRANSPOSE, DEFAULT_MAX_PIXELS, ImageInput, orientation
+from phiscale.data.decode import DEFAULT_MAX_PIXELS, TRANSPOSE, ImageInput, orientation
 from phiscale.data.quiet import QUIET_PILLOW
-from phiscale.data.sizes import _RESAMPLING, fit_size
+from phiscale.data.sizes import RESAMPLING, crop_geometry, fit_size
 from phiscale.preprocess import Preprocess
 
 __all__ = ["read_jpeg"]
@@ -73,8 +73,8 @@ def read_jpeg(
         return None
     picture = Image.fromarray(pixels if preprocess.channels == 3 else pixels[:, :, 0])
     whole = _part((width, height), turn, _scale(picture.size, (width, height)), picture.size)
-    if turn in _TRANSPOSE:
-        picture = picture.transpose(_TRANSPOSE[turn])
+    if turn in TRANSPOSE:
+        picture = picture.transpose(TRANSPOSE[turn])
     result = np.asarray(_fit(picture, whole, _upright((width, height), turn), preprocess))
     return result if result.ndim == 3 else result[:, :, None]
 
@@ -126,7 +126,7 @@ def _least_size(size: tuple[int, int], turn: int, preprocess: Preprocess) -> tup
         return size
     resized = (preprocess.size[1], preprocess.size[0])
     if preprocess.resize == "crop":
-        resized, _ = _crop(_upright(size, turn), preprocess)
+        resized, _ = crop_geometry(_upright(size, turn), preprocess)
     width, height = _upright(resized, turn)
     return _MARGIN * width, _MARGIN * height
 
@@ -162,25 +162,11 @@ def _fit(picture: Image.Image, part: Box, size: tuple[int, int], preprocess: Pre
         return fit_size(picture, preprocess)
     resized, kept = (preprocess.size[1], preprocess.size[0]), (0, 0)
     if preprocess.resize == "crop":
-        resized, kept = _crop(size, preprocess)
+        resized, kept = crop_geometry(size, preprocess)
     left, top, right, bottom = part
     x, y = (right - left) / resized[0], (bottom - top) / resized[1]
     left, top = left + kept[0] * x, top + kept[1] * y
     height, width = preprocess.size
     # Sums of fractions may pass the picture's edge by a rounding error, which Pillow does not take.
     box = (left, top, min(left + width * x, picture.width), min(top + height * y, picture.height))
-    return picture.resize((width, height), _RESAMPLING[preprocess.interpolation], box=box)
-
-
-def _crop(size: tuple[int, int], preprocess: Preprocess) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Size (width, height) that ``"crop"`` resizes to, and (left, top) of what it keeps, as in `fit_size`."""
-    width, height = size
-    cover_height, cover_width = preprocess.resize_size
-    if cover_height * width >= cover_width * height:
-        resized = (cover_height * width // height, cover_height)
-    else:
-        resized = (cover_width, cover_width * height // width)
-    return resized, (
-        round((resized[0] - preprocess.size[1]) / 2),
-        round((resized[1] - preprocess.size[0]) / 2),
-    )
+    return picture.resize((width, height), RESAMPLING[preprocess.interpolation], box=box)

@@ -6,9 +6,9 @@ from PIL import Image
 
 from phiscale.preprocess import Preprocess
 
-__all__ = ["fit_size"]
+__all__ = ["RESAMPLING", "crop_geometry", "fit_size"]
 
-_RESAMPLING = {
+RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -31,7 +31,7 @@ def fit_size(image: Image.Image, preprocess: Preprocess) -> Image.Image:
         An image of exactly `preprocess.size`.
     """
     height, width = preprocess.size
-    resample = _RESAMPLING[preprocess.interpolation]
+    resample = RESAMPLING[preprocess.interpolation]
     if preprocess.resize == "crop":
         return _resize_and_crop(image, preprocess)
     if preprocess.resize == "squash":
@@ -45,21 +45,32 @@ def fit_size(image: Image.Image, preprocess: Preprocess) -> Image.Image:
 
 def _resize_and_crop(image: Image.Image, preprocess: Preprocess) -> Image.Image:
     height, width = preprocess.size
-    cover_height, cover_width = preprocess.resize_size
-    # The side that is relatively shorter gets its exact size; the other is rounded down, like torchvision.
-    if cover_height * image.width >= cover_width * image.height:
-        resized = (cover_height * image.width // image.height, cover_height)
-    else:
-        resized = (cover_width, cover_width * image.height // image.width)
-    # round() takes halves to the even number, and so does torchvision.
-    left, top = round((resized[0] - width) / 2), round((resized[1] - height) / 2)
-    resample = _RESAMPLING[preprocess.interpolation]
+    resized, (left, top) = crop_geometry(image.size, preprocess)
+    resample = RESAMPLING[preprocess.interpolation]
     if resized[0] * resized[1] > _MAX_RESIZED_PIXELS:
         x, y = image.width / resized[0], image.height / resized[1]
         box = (left * x, top * y, (left + width) * x, (top + height) * y)
         return image.resize((width, height), resample, box=box)
     image = _resize(image, resized, resample)
     return image if resized == (width, height) else image.crop((left, top, left + width, top + height))
+
+
+def crop_geometry(size: tuple[int, int], preprocess: Preprocess) -> tuple[tuple[int, int], tuple[int, int]]:
+    """What ``"crop"`` does to an image of a size (width, height).
+
+    Returns:
+        The size (width, height) that it is resized to, and (left, top) of the part that is kept.
+    """
+    width, height = size
+    cover_height, cover_width = preprocess.resize_size
+    # The side that is relatively shorter gets its exact size; the other is rounded down, like torchvision.
+    if cover_height * width >= cover_width * height:
+        resized = (cover_height * width // height, cover_height)
+    else:
+        resized = (cover_width, cover_width * height // width)
+    kept_height, kept_width = preprocess.size
+    # round() takes halves to the even number, and so does torchvision.
+    return resized, (round((resized[0] - kept_width) / 2), round((resized[1] - kept_height) / 2))
 
 
 def _resize(image: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:

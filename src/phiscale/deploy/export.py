@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import statistics
@@ -15,11 +16,10 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from phiscale.data.decode import decode
-from phiscale.data.sizes import fit_size
 from phiscale.deploy.export_store import RECORD, Check, Export, Format, Precision, storing
 from phiscale.deploy.exporters.toolchain import Toolchain, get_toolchain
 from phiscale.deploy.inputs import images_in
+from phiscale.deploy.reading import read_exactly
 from phiscale.deploy.runtimes.base import Runtime, open_export
 from phiscale.errors import DataError, ModelDirError
 from phiscale.weights.config import ModelDir, read_config
@@ -137,15 +137,10 @@ def _real_images(model: ModelDir, images: str | Path | None) -> tuple[NDArray[np
 
 
 def _prepared(model: ModelDir, paths: Iterable[str]) -> Iterable[NDArray[np.uint8]]:
-    preprocess = model.preprocess
     every = list(islice(paths, 10_000))
     for path in every[:: max(1, len(every) // CHECKED_IMAGES)][:CHECKED_IMAGES]:
-        try:
-            picture = decode(path, background=preprocess.background, channels=preprocess.channels)
-        except DataError:
-            continue
-        pixels = np.asarray(fit_size(picture, preprocess))
-        yield pixels if pixels.ndim == 3 else pixels[:, :, None]
+        with contextlib.suppress(DataError):
+            yield read_exactly(path, model.preprocess)
 
 
 def _compare(theirs: Runtime, ours: Runtime, pixels: NDArray[np.uint8], source: str, size: int) -> Check:

@@ -8,13 +8,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from filelock import FileLock, Timeout
 
 from phiscale.errors import TrainingError, require
 from phiscale.evaluation.plots import new_figure
 from phiscale.pipeline.forecast import seconds_per_epoch
-from phiscale.pipeline.trial import TrialPlan
+from phiscale.pipeline.trial import TrialPlan, one_thread
 from phiscale.search.coefficients import CoefficientPlan, CoefficientResult, Stage, search_coefficients
 from phiscale.search.coefficients_report import write_result
 from phiscale.search.objective import Objective
@@ -92,12 +91,8 @@ def forecast_seconds(plan: CoefficientPlan, trials: TrialPlan, *, workers: int =
     Returns:
         Seconds.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in the search
-    try:
+    with one_thread():
         epoch = seconds_per_epoch(replace(trials.fit, spec=plan.candidates[0].spec))
-    finally:
-        torch.set_num_threads(threads)
     return epoch * sum(trainings * epochs for trainings, epochs in plan.trainings()) / workers
 
 

@@ -246,10 +246,10 @@ def _recipe(
         chosen = chosen.override(WARM_START_CHANGES)
     if not overrides:
         return chosen
-    return chosen.override({**_phases_within(chosen, overrides.get("epochs")), **overrides})
+    return chosen.override({**phases_within(chosen, overrides.get("epochs")), **overrides})
 
 
-def _phases_within(recipe: Recipe, epochs: Any) -> dict[str, Any]:
+def phases_within(recipe: Recipe, epochs: Any) -> dict[str, Any]:
     """Warm-up and freezing for another number of epochs, where they would not leave enough of it."""
     try:
         number = int(epochs)

@@ -20,7 +20,7 @@ from phiscale.data.transforms import EvalTransform
 from phiscale.errors import DataError, TrainingError
 from phiscale.families import get_spec
 from phiscale.nn.network import build_network
-from phiscale.pipeline.plan import FitPlan, _phases_within, plan_fit
+from phiscale.pipeline.plan import FitPlan, phases_within, plan_fit
 from phiscale.preprocess import Preprocess, ResizeMode
 from phiscale.search.objective import Report, Score
 from phiscale.spec import NetworkSpec
@@ -28,7 +28,7 @@ from phiscale.training.history import EpochRecord
 from phiscale.training.recipe import Recipe
 from phiscale.training.train import TrainResult, train
 
-__all__ = ["ImageObjective", "TrialPlan", "plan_trials"]
+__all__ = ["ImageObjective", "TrialPlan", "one_thread", "plan_trials"]
 
 
 class _Stopped(Exception):  # noqa: N818 - no error: the search has seen enough
@@ -95,7 +95,7 @@ class ImageObjective:
             if report is not None and report(record.epoch, record.val_top1):
                 raise _Stopped
 
-        with contextlib.suppress(_Stopped), _one_thread(), self._folder() as folder:
+        with contextlib.suppress(_Stopped), one_thread(), self._folder() as folder:
             result = self._train(self.for_data(spec), self._recipe(seed, epochs), folder, note)
             if result.interrupted:
                 raise KeyboardInterrupt
@@ -181,7 +181,7 @@ class ImageObjective:
     def _recipe(self, seed: int, epochs: int | None) -> Recipe:
         changes: dict[str, Any] = {"seed": seed}
         if epochs is not None:
-            changes |= {"epochs": epochs, **_phases_within(self.recipe, epochs)}
+            changes |= {"epochs": epochs, **phases_within(self.recipe, epochs)}
         return self.recipe.override(changes)
 
     def _preprocess(self, spec: NetworkSpec) -> Preprocess:
@@ -308,7 +308,8 @@ def plan_trials(
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread of the CPU, as every training of a search does."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -10,6 +10,7 @@ from phiscale.deploy.export_store import Export
 from phiscale.deploy.exporters.folding import Array
 from phiscale.deploy.exporters.onnx import write_onnx
 from phiscale.deploy.exporters.toolchain import Toolchain
+from phiscale.deploy.runtimes.messages import last_line
 from phiscale.errors import require
 from phiscale.weights.config import ModelDir
 
@@ -38,7 +39,7 @@ def write_openvino(
         # In full precision: half of the bytes would be half of the mantissa.
         ov.save_model(network, path, compress_to_fp16=False)
     except RuntimeError as error:
-        raise OSError(str(error).strip().splitlines()[-1]) from error
+        raise OSError(last_line(error)) from error
     finally:
         between.unlink(missing_ok=True)
 

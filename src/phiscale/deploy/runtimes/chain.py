@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from phiscale.deploy.runtimes.messages import last_line
 from phiscale.errors import MissingDependencyError, ModelDirError, PhiscaleError
 
 if TYPE_CHECKING:
     from phiscale.deploy.runtimes.base import Runtime
 
-__all__ = ["Candidate", "RuntimeChain", "last_line"]
+__all__ = ["Candidate", "RuntimeChain"]
 
 logger = logging.getLogger("phiscale.deploy")
 
@@ -145,9 +146,3 @@ class _Opened:
             if self._many is None:
                 self._many = self._for_throughput()
         return self._many(images)
-
-
-def last_line(error: Exception) -> str:
-    """Last line of an error's text, where OpenVINO says what happened, or its kind where it says nothing."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

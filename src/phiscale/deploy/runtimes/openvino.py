@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phiscale.deploy.runtimes.base import Runtime, cores
-from phiscale.deploy.runtimes.chain import last_line
+from phiscale.deploy.runtimes.messages import last_line
 from phiscale.errors import ModelDirError, require
 
 __all__ = ["Hint", "OpenVinoRuntime"]
