@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -122,7 +123,14 @@ def test_ctrl_c_keeps_what_is_finished(arguments: list[str], tmp_path: Path, wor
     command = [sys.executable, search_program.__file__, *arguments, "--workers", workers]
     # Long enough that it is stopped in the middle.
     command += ["--seeds", "3"]
-    search = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    search = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        # A shell's background job, as which the suite may run, has its children ignore SIGINT.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )
     while not (out / "trials.db").exists() or number_of_trainings(out) < 2:
         assert search.poll() is None
         time.sleep(0.05)

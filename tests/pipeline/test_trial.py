@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import pickle
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -73,6 +75,18 @@ def test_the_score_is_that_of_the_last_epoch(trials: TrialPlan) -> None:
     score = trials.objective(trials.baseline, seed=1, epochs=3, report=report)
     assert [epoch for epoch, _ in told] == [1, 2, 3]
     assert score.top1 == told[-1][1]
+
+
+@pytest.mark.parametrize("moment", [1, 2])
+def test_ctrl_c_ends_it_also_in_the_last_epoch(trials: TrialPlan, folder: Path, moment: int) -> None:
+    def report(epoch: int, _: float) -> bool:
+        if epoch == moment:
+            os.kill(os.getpid(), signal.SIGINT)
+        return False
+
+    with pytest.raises(KeyboardInterrupt):
+        trials.objective(trials.baseline, seed=2, epochs=2, report=report)
+    assert list((folder / "scratch").iterdir()) == []
 
 
 def test_it_stops_when_told(trials: TrialPlan, folder: Path) -> None:

@@ -97,7 +97,8 @@ class ImageObjective:
 
         with contextlib.suppress(_Stopped), one_thread(), self._folder() as folder:
             result = self._train(self.for_data(spec), self._recipe(seed, epochs), folder, note)
-            if result.interrupted:
+            # Also one that came in the training's last moment: whoever presses Ctrl-C means the search.
+            if result.stop_requested:
                 raise KeyboardInterrupt
         top1 = history[-1].val_top1
         assert top1 is not None

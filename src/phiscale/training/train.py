@@ -49,6 +49,7 @@ class TrainResult:
         history: One record per finished epoch, those before a resume included.
         best: The epoch whose network is in the directory; None before the first has finished.
         interrupted: Whether Ctrl-C or SIGTERM ended it; `train` with ``resume=True`` goes on.
+        stop_requested: Whether one of them came, be it too late to interrupt anything.
         stopped_early: Whether early stopping ended it.
         seconds: Of this call.
     """
@@ -57,6 +58,7 @@ class TrainResult:
     history: tuple[EpochRecord, ...]
     best: EpochRecord | None
     interrupted: bool
+    stop_requested: bool
     stopped_early: bool
     seconds: float
 
@@ -115,7 +117,7 @@ def train(
         net.load_state_dict(_averaged_weights(stored[1]))
     done = tuple(EpochRecord.from_dict(record) for record in run.history)
     if _complete(done, recipe):
-        return _result(directory, done, recipe, began, interrupted=False)
+        return _result(directory, done, recipe, began, interrupted=False, stop_requested=False)
 
     bar = ProgressCallback(epochs=recipe.epochs, steps_per_epoch=len(train_loader)) if progress else None
     ema = EmaCallback(recipe.ema_decay) if recipe.ema_decay > 0 else None
@@ -140,7 +142,14 @@ def train(
         bar.console.print(_farewell(keeper.history, recipe), highlight=False, soft_wrap=True)
     if not interrupted:
         checkpoints.tidy(directory, finished=True)
-    return _result(directory, tuple(keeper.history), recipe, began, interrupted=interrupted)
+    return _result(
+        directory,
+        tuple(keeper.history),
+        recipe,
+        began,
+        interrupted=interrupted,
+        stop_requested=signals.requested,
+    )
 
 
 def _describe_run(net: Network, loader: Batches, recipe: Recipe, classes: Sequence[str]) -> RunState:
@@ -302,13 +311,20 @@ def _farewell(history: Sequence[EpochRecord], recipe: Recipe) -> str:
 
 
 def _result(
-    directory: Path, history: tuple[EpochRecord, ...], recipe: Recipe, began: float, *, interrupted: bool
+    directory: Path,
+    history: tuple[EpochRecord, ...],
+    recipe: Recipe,
+    began: float,
+    *,
+    interrupted: bool,
+    stop_requested: bool,
 ) -> TrainResult:
     return TrainResult(
         directory=directory,
         history=history,
         best=best_epoch(history),
         interrupted=interrupted,
+        stop_requested=stop_requested,
         stopped_early=not interrupted and len(history) < recipe.epochs,
         seconds=time.perf_counter() - began,
     )
