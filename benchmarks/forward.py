@@ -103,7 +103,7 @@ def main() -> None:
             print(f"{what}, batch {batch}")
             for name, ms in medians.items():
                 print(f"  {name:22}{ms:10.1f}{1000 * batch / ms:10.1f}{medians['timm'] / ms:10.2f}")
-                report["rows"].append({"what": what, "batch": batch, "library": name, "median_ms": ms})  # type: ignore[attr-defined]
+                report["rows"].append({"what": what, "batch": batch, "library": name, "median_ms": ms})
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "forward.json").write_text(json.dumps(report, indent=2) + "\n")
 

@@ -1,0 +1,373 @@
+"""This project and its peers in one run: speed, answers, memory and size, held against what must be.
+
+    python -m benchmarks.inference [--only SECTION ...] [--quick] [--rounds 11] [--threads 2] [--output FILE]
+
+Prints tables and a PASS or FAIL for each bar. A whole run writes `benchmarks/results/inference.json`, from
+which `tools/make_benchmark_page.py` makes a page of the documentation; Ctrl-C ends it and keeps the sections
+that are done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import gc
+import json
+import logging
+import os
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import folder, gpu, ours, peers, tables
+from benchmarks.bars import Bar, check
+from benchmarks.contender import Contender
+from benchmarks.forward import measure, networks, training_step
+from benchmarks.measure import limit_threads, machine, versions
+from benchmarks.networks import LITE, MAX_DROP, Subject, lite, make_subject, scratch
+from benchmarks.roofline import Roofline, measure_roofline
+from phiscale.deploy.export_store import Format, Precision
+from phiscale.spec import Padding
+
+__all__ = ["SECTIONS", "Run", "main"]
+
+OUTPUT = Path(__file__).parent / "results" / "inference.json"
+B0, B4 = "efficientnet_b0", "efficientnet_b4"
+# int8 would take minutes to find the layers that an untrained network needs in floating point.
+PADDINGS: tuple[Padding, ...] = ("symmetric", "same")
+EXPORTS_OF_FOLDER: tuple[tuple[Format, Precision], ...] = (("openvino", "fp32"), ("openvino", "bf16"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """How much is measured.
+
+    Attributes:
+        rounds: Of timing one image; larger batches have half as many, at least three.
+        sizes: Side of each network in pixels.
+        batch: Of throughput.
+        answers: Images whose answers are compared, by network.
+        emoji: How many of the demo's emoji Lite0 answers besides.
+        calibration: Images that int8 is calibrated and measured with, by network.
+        fitting: Images that a classifier is fitted to, by network.
+        compiled: Whether torch.compile is measured.
+        jpegs: In the folder.
+        processes: How often each program runs on the folder.
+        cold_starts: How often each program is started for one image.
+    """
+
+    rounds: int = 11
+    sizes: dict[str, int] = field(default_factory=lambda: {B0: 224, B4: 380})
+    batch: int = 32
+    answers: dict[str, int] = field(default_factory=lambda: {B0: 16, B4: 4, LITE: 300})
+    emoji: int = 100
+    calibration: dict[str, int] = field(default_factory=lambda: {B0: 64, B4: 16, LITE: 128})
+    fitting: dict[str, int] = field(default_factory=lambda: {B0: 200, B4: 60})
+    compiled: bool = True
+    jpegs: int = 500
+    processes: int = 2
+    cold_starts: int = 5
+
+    @property
+    def few_rounds(self) -> int:
+        """For what takes long."""
+        return max(3, self.rounds // 2) if self.rounds > 3 else self.rounds
+
+
+QUICK = Effort(
+    rounds=2,
+    sizes={B0: 64, B4: 96},
+    batch=8,
+    answers={B0: 2, B4: 2, LITE: 16},
+    emoji=4,
+    calibration={B0: 8, B4: 8, LITE: 8},
+    fitting={B0: 60, B4: 20},
+    compiled=False,
+    jpegs=24,
+    processes=1,
+    cold_starts=1,
+)
+
+
+class Run:
+    """One run: what its sections share is made when the first of them asks.
+
+    Args:
+        folder: For models and images.
+        effort: How much is measured.
+        threads: Of every engine.
+    """
+
+    def __init__(self, folder: Path, effort: Effort, *, threads: int) -> None:
+        self.folder, self.effort, self.threads = folder, effort, threads
+
+    @cached_property
+    def roofline(self) -> Roofline:
+        """Of the machine."""
+        return measure_roofline()
+
+    @cached_property
+    def b0(self) -> Subject:
+        """B0 with filters of Lite0."""
+        return self._random(B0)
+
+    @cached_property
+    def b4(self) -> Subject:
+        """B4 with random weights."""
+        return self._random(B4)
+
+    @cached_property
+    def lite(self) -> Subject:
+        """Lite0 with its authors' weights."""
+        return lite(self.folder, calibration_images=self.effort.calibration[LITE])
+
+    @cached_property
+    def programs(self) -> list[folder.Program]:
+        """Everybody's programs for a folder of images, with B0."""
+        found = []
+        for padding in PADDINGS:
+            made = make_subject(
+                B0, self.folder / "programs", padding=padding, fitting_images=self.effort.fitting[B0]
+            )
+            # The gate of `phiscale export` is as users have it.
+            found.append(replace(made, exports=EXPORTS_OF_FOLDER, max_drop=MAX_DROP))
+        first, second = found
+        return folder.programs(first, self.folder, tf_padded=second)
+
+    def _random(self, name: str) -> Subject:
+        effort = self.effort
+        return make_subject(
+            name,
+            self.folder,
+            image_size=effort.sizes[name],
+            calibration_images=effort.calibration[name],
+            fitting_images=effort.fitting[name],
+        )
+
+
+def roofline(run: Run) -> dict[str, Any]:
+    """The machine's limits."""
+    found = run.roofline
+    print(
+        f"  products of matrices, 1e9 operations/s: {found.fp32:.0f} fp32, {found.bf16:.0f} bf16, "
+        f"{found.int8:.0f} int8; memory {found.gigabytes:.0f} GB/s"
+    )
+    return found.to_dict()
+
+
+def latency(run: Run) -> dict[str, Any]:
+    """One image at a time: B0, B4 and Lite0."""
+    effort, rows = run.effort, []
+    for subject, everybody in ((run.b0, True), (run.b4, False), (run.lite, True)):
+        contenders = [
+            *peers.libraries(subject, all_of_them=everybody),
+            *peers.timm_tuned(subject, batch=1, compiled=effort.compiled and subject is run.b0),
+            *peers.engines(subject, threads=run.threads, batch=1),
+            *ours.latency(subject),
+        ]
+        emoji = effort.emoji if subject is run.lite else 0
+        images = subject.images(effort.answers[subject.name], emoji=emoji)
+        rows += _table(run, subject, contenders, images=images, batch=1, rounds=effort.rounds)
+        gc.collect()
+    return {"rows": rows}
+
+
+def throughput(run: Run) -> dict[str, Any]:
+    """Many images: B0, a batch at a time, or as many at once as the engine likes."""
+    subject, batch = run.b0, run.effort.batch
+    contenders = [
+        *peers.libraries(subject),
+        *peers.timm_tuned(subject, batch=batch, compiled=run.effort.compiled),
+        *peers.engines(subject, threads=run.threads, batch=batch),
+        *peers.throughput_engines(subject, threads=run.threads),
+        *ours.throughput(subject),
+    ]
+    images = subject.images(batch)
+    rounds = run.effort.few_rounds
+    return {"rows": _table(run, subject, contenders, images=images, batch=batch, rounds=rounds)}
+
+
+def _table(
+    run: Run, subject: Subject, contenders: Sequence[Contender], *, images: Any, batch: int, rounds: int
+) -> list[dict[str, Any]]:
+    rows = tables.table(subject, contenders, roofline=run.roofline, batch=batch, rounds=rounds, images=images)
+    tables.show(rows)
+    return rows
+
+
+def from_folder(run: Run) -> dict[str, Any]:
+    """A folder of JPEGs to labels, every library in its own process."""
+    effort = run.effort
+    rows = folder.run_folder(run.programs, run.folder, count=effort.jpegs, rounds=effort.processes)
+    # Labels of ImageNet, which crops of photographs leave in doubt more often than the photographs of B0.
+    lite_programs = [
+        program for program in folder.programs(run.lite, run.folder) if "loader" not in program.name
+    ]
+    lite_rows = folder.run_folder(lite_programs, run.folder, count=effort.jpegs, rounds=1, photographs=False)
+    for title, found in (("B0", rows), ("Lite0", lite_rows)):
+        print(f"\n  {title:40}{'s':>8}{'img/s':>8}{'MiB':>8}{'same labels':>13}")
+        for row in found:
+            print(
+                f"  {row['name']:40}{row['seconds']:8.2f}{row['images_per_second']:8.1f}"
+                f"{row['max_rss_bytes'] / 2**20:8.0f}{row['same_labels']:13.1%}"
+            )
+    return {"rows": rows, "lite_rows": lite_rows}
+
+
+def cold_start(run: Run) -> dict[str, Any]:
+    """One image, from the start of the process."""
+    rows = folder.run_cold_start(run.programs, run.folder, rounds=run.effort.cold_starts)
+    for row in rows:
+        print(f"  {row['name']:40}{row['seconds']:8.2f} s{row['max_rss_bytes'] / 2**20:8.0f} MiB")
+    return {"rows": rows}
+
+
+def packages(run: Run) -> dict[str, Any]:
+    """Bytes on disk of what a program imports."""
+    rows = folder.run_packages(run.programs, run.folder)
+    for row in rows:
+        largest = ", ".join(list(row["packages"])[:4])
+        print(f"  {row['name']:40}{row['bytes'] / 2**20:8.0f} MiB: {largest}, …")
+    return {"rows": rows}
+
+
+def training(run: Run) -> dict[str, Any]:
+    """A step of SGD, each library as it comes."""
+    size, batch = run.effort.sizes[B0], max(2, run.effort.batch // 2)
+    images = torch.rand(batch, 3, size, size)
+    calls = {name: training_step(net, images) for name, net in networks().items()}
+    medians = measure(calls, run.effort.few_rounds)
+    rows = []
+    for name, ms in medians.items():
+        print(f"  {name:40}{ms:9.1f} ms{1000 * batch / ms:8.1f} img/s{medians['timm'] / ms:7.2f} ×")
+        rows.append({"name": name, "batch": batch, "image_size": [size, size], "median_ms": ms})
+    return {"rows": rows}
+
+
+def on_gpu(run: Run) -> dict[str, Any]:
+    """B0 on a GPU, where there is one."""
+    if not torch.cuda.is_available():
+        print("  no GPU here: left out")
+        return {}
+    rows = gpu.measure_gpu(run.b0, rounds=run.effort.rounds)
+    for row in rows:
+        print(
+            f"  batch {row['batch']:4} {row['library']:10}{row['way']:48}{row['median_ms']:9.3f} ms"
+            f"{row['images_per_second']:10.0f} img/s{row['times_timm']:7.2f} ×{row['difference']:10.1e}"
+        )
+    return {"gpu": gpu.describe(), "rows": rows}
+
+
+SECTIONS: dict[str, Callable[[Run], dict[str, Any]]] = {
+    "roofline": roofline,
+    "latency": latency,
+    "throughput": throughput,
+    "folder": from_folder,
+    "cold_start": cold_start,
+    "packages": packages,
+    "training": training,
+    "gpu": on_gpu,
+}
+
+
+def _measure(run: Run, names: Sequence[str], report: dict[str, Any]) -> bool:
+    """Run sections one after the other into a report; one that fails is shown and left out.
+
+    Returns:
+        False when it was stopped.
+    """
+    for name in names:
+        print(f"\n## {name}", flush=True)
+        began = time.monotonic()
+        try:
+            report["sections"][name] = SECTIONS[name](run)
+        except KeyboardInterrupt:
+            print(f"\nstopped in {name}; what was done before is kept")
+            return False
+        except Exception:  # a peer's fault, or ours: the other sections are worth having
+            traceback.print_exc()
+            report["failed"].append(name)
+        report["seconds"][name] = round(time.monotonic() - began, 1)
+    return True
+
+
+def _print(bars: Sequence[Bar]) -> None:
+    print("\n## What must hold")
+    for bar in bars:
+        print(f"{bar.verdict:12} {bar.what}: {bar.found or '–'} (wanted {bar.wanted})")
+
+
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.inference", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, metavar="SECTION", help=", ".join(SECTIONS))
+    parser.add_argument("--quick", action="store_true", help="small and few: shows that all of it runs")
+    parser.add_argument("--rounds", type=int, help="of timing one image (11)")
+    parser.add_argument("--threads", type=int, default=2, help="of every engine (2)")
+    parser.add_argument(
+        "--output", type=Path, help="JSON to write; by itself, only a whole run writes results/inference.json"
+    )
+    parsed = parser.parse_args(arguments)
+    if parsed.threads < 1 or (parsed.rounds is not None and parsed.rounds < 1):
+        parser.error("--threads and --rounds must be at least 1")
+    if parsed.output is not None and not parsed.output.absolute().parent.is_dir():
+        parser.error(f"the folder of {parsed.output} does not exist; make it first")
+    return parsed
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure; returns 0 when nothing failed, 1 when a bar or a section did, 130 when it was stopped."""
+    options = _arguments(arguments)
+    whole = options.only is None and not options.quick
+    output: Path | None = options.output or (OUTPUT if whole else None)
+    effort = QUICK if options.quick else Effort()
+    if options.rounds is not None:
+        effort = Effort(**{**vars(effort), "rounds": options.rounds})
+    limit_threads(options.threads)
+    _be_quiet()
+    report: dict[str, Any] = {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "machine": machine(options.threads),
+        "versions": versions(),
+        "effort": asdict(effort),
+        "sections": {},
+        "seconds": {},
+        "failed": [],
+    }
+    print(report["machine"], report["versions"], sep="\n")
+    with scratch() as place:
+        finished = _measure(
+            Run(Path(place), effort, threads=options.threads), options.only or list(SECTIONS), report
+        )
+    bars = check(report["sections"])
+    report["bars"] = [asdict(bar) for bar in bars]
+    _print(bars)
+    if output is not None:
+        output.parent.mkdir(exist_ok=True)
+        output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        print(f"\nwritten to {output.name}")
+    if not finished:
+        return 130
+    return int(bool(report["failed"]) or any(bar.verdict == "FAIL" for bar in bars))
+
+
+def _be_quiet() -> None:
+    """Without other packages' remarks between the lines of a table."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    # nncf reports its use to its makers otherwise.
+    os.environ.setdefault("NNCF_CI", "1")
+    warnings.simplefilter("ignore")
+    logging.getLogger("torch").setLevel(logging.ERROR)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,314 @@
+"""Write docs/benchmarks.md from what `make bench` measured.
+
+python tools/make_benchmark_page.py [RESULTS.json]
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "inference.json"
+PAGE = ROOT / "docs" / "benchmarks.md"
+OURS = "phiscale"
+MIB = 2**20
+LARGEST_PACKAGES = 4
+
+Row = Mapping[str, Any]
+
+INTRODUCTION = """# Benchmarks
+
+This project beside its peers, measured in one run by `make bench`, which also writes this page. No figure
+here is typed in.
+
+Everybody runs the same networks with the same weights: B4 with random weights, B0 with the filters of Lite0
+and random gates, both with norm statistics of photographs and a classifier that is fitted to tell ten of
+them apart, Lite0 with its authors' ImageNet weights. Contenders take turns, in an order that changes from
+round to round; times are medians over {rounds} rounds, and half as many for batches. Every engine has
+{threads} threads. The peers' images are normalised before the clock starts, ours are bytes and normalised
+in the network; ours end with probabilities, theirs with logits.
+
+| | |
+|---|---|
+| date | {date} |
+| processor | {processor}, {cores} cores: {instructions} |
+| memory | {memory} GiB |
+| load before the run | {load} |
+| versions | Python {python}, {versions} |
+"""
+
+BARS = """## What must hold
+
+{table}
+"""
+
+ROOFLINE = """## The limit
+
+The best product of square matrices on all threads, and a copy of {copy}: {fp32:.0f} GFLOP/s in fp32,
+{bf16:.0f} in bf16, {int8:.0f} GOP/s in int8, {gigabytes:.0f} GB/s. A network of M multiply-adds takes at
+least 2 M divided by that: "of limit" is this least time as a share of the measured one. No network reaches
+it: depthwise convolutions do little arithmetic for what they read.
+"""
+
+LATENCY = """## One image at a time
+
+"difference" is the largest difference of a logit from timm's own, without the mean of each answer, as a
+part of the largest one, over a few crops of photographs; "same top-1" counts the images with the same most
+likely class, and "where sure" only those whose first class is twice as likely as the second in timm's own
+answer. Lite0's {lite_images} images are crops and emoji, of which it has no class for many. int8 moves the
+answers of random weights far more than those of trained ones. Libraries that pad as TensorFlow does are
+compared with our network of that padding.
+"""
+
+THROUGHPUT = """## Many images
+
+Batches of {batch}. "async" has that many single images under way on one stream per thread, which is how
+OpenVINO's makers advise. Ours runs as in `phiscale predict`: a thread per core, each with a few images.
+"""
+
+FOLDER = """## A folder of JPEGs
+
+{count} JPEGs of 500×375 pixels, crops of photographs, to labels on disk: a process of its own each, start
+and imports included, the median of {rounds}. The peers' programs are those of their documentation, in
+`benchmarks/scripts/`; ours has exports in fp32 and bf16 to choose from, and for Lite0 in int8. "same
+labels" counts those of `phiscale predict` with the same padding, "right labels" those that say which
+photograph it is. Memory is the peak of a process's resident memory.
+
+{table}
+
+Lite0, whose thousand classes crops leave in doubt more often:
+
+{lite_table}
+"""
+
+COLD = """## Cold start
+
+One image, from the start of the process to its label on disk.
+
+{table}
+"""
+
+PACKAGES = """## Packages
+
+Bytes of the packages that a program has imported when it is done with one image; Python's own library is
+not counted.
+
+{table}
+"""
+
+TRAINING = """## Training step
+
+B0 at {size} px, batch {batch}, SGD with momentum, each library as it comes.
+
+{table}
+"""
+
+GPU = """## GPU
+
+{name}, {memory_gib} GiB, CUDA {cuda}, cuDNN {cudnn}. B0; times against timm in fp32 as it comes, at each
+batch.
+
+{table}
+"""
+
+
+def main(path: Path = RESULTS) -> None:
+    """Write the page."""
+    PAGE.write_text(page(json.loads(path.read_text(encoding="utf-8"))), encoding="utf-8")
+
+
+def page(report: Mapping[str, Any]) -> str:
+    """The whole page; sections that were not measured are left out."""
+    sections: Mapping[str, Any] = report["sections"]
+    parts = [_introduction(report), BARS.format(table=_bars(report["bars"]))]
+    writers = {
+        "roofline": _roofline,
+        "latency": _latency,
+        "throughput": _throughput,
+        "folder": _folder,
+        "cold_start": _cold,
+        "packages": _packages,
+        "training": _training,
+        "gpu": _gpu,
+    }
+    parts += [write(sections[name]) for name, write in writers.items() if sections.get(name)]
+    return "\n".join(parts)
+
+
+def _introduction(report: Mapping[str, Any]) -> str:
+    machine, versions = report["machine"], report["versions"]
+    return INTRODUCTION.format(
+        rounds=report["effort"]["rounds"],
+        threads=machine["threads"],
+        date=report["date"],
+        processor=f"{machine['processor']} ({machine['details']})",
+        cores=machine["cores"],
+        instructions=", ".join(machine["instructions"]) or "no wide ones",
+        memory=machine["memory_gib"],
+        load=machine["load_before"],
+        python=machine["python"],
+        versions=", ".join(f"{name} {version}" for name, version in versions.items()),
+    )
+
+
+def _bars(bars: Iterable[Row]) -> str:
+    return _markdown(
+        ["", "must be", "is", ""],
+        [[bar["what"], bar["wanted"], bar["found"] or "–", bar["verdict"]] for bar in bars],
+    )
+
+
+def _roofline(section: Row) -> str:
+    return ROOFLINE.format(copy="256 MiB", **section)
+
+
+def _latency(section: Row) -> str:
+    rows: Sequence[Row] = section["rows"]
+    networks = dict.fromkeys(row["network"] for row in rows)
+    lite_images = max((row["images"] for row in rows if "lite" in row["network"]), default=0)
+    tables = [_network(name, [row for row in rows if row["network"] == name]) for name in networks]
+    return "\n".join([LATENCY.format(lite_images=lite_images), *tables])
+
+
+def _network(name: str, rows: Sequence[Row]) -> str:
+    return f"### {name} at {rows[0]['image_size'][0]} px\n\n{_contenders(rows)}\n"
+
+
+def _throughput(section: Row) -> str:
+    rows: Sequence[Row] = section["rows"]
+    return "\n".join([THROUGHPUT.format(batch=rows[0]["batch"]), f"{_contenders(rows)}\n"])
+
+
+def _contenders(rows: Sequence[Row]) -> str:
+    """A line per contender, times against the first, which is timm as it comes."""
+    first = rows[0]["median_ms"]
+    single = rows[0]["batch"] == 1
+    head = [
+        "",
+        "ms",
+        "p90",
+        *([] if single else ["images/s"]),
+        "×",
+        "of limit",
+        "difference",
+        "same top-1",
+        "where sure",
+    ]
+    lines = [
+        [
+            _bold(row, row["name"]),
+            f"{row['median_ms']:.2f}",
+            f"{row['p90_ms']:.2f}",
+            *([] if single else [f"{row['images_per_second']:.0f}"]),
+            f"{first / row['median_ms']:.2f}",
+            f"{row['share_of_limit']:.0%}",
+            f"{row['difference']:.0e}",
+            f"{row['agreement']:.1%}",
+            "–" if row["agreement_sure"] is None else f"{row['agreement_sure']:.1%}",
+        ]
+        for row in rows
+    ]
+    return _markdown(head, lines)
+
+
+def _folder(section: Row) -> str:
+    rows: Sequence[Row] = section["rows"]
+    return FOLDER.format(
+        count=rows[0]["images"],
+        rounds=len(rows[0]["rounds_seconds"]),
+        table=_programs(rows),
+        lite_table=_programs(section["lite_rows"]),
+    )
+
+
+def _programs(rows: Sequence[Row]) -> str:
+    right = any("right_labels" in row for row in rows)
+    head = ["", "s", "images/s", "MiB", "same labels", *(["right labels"] if right else [])]
+    lines = [
+        [
+            _bold(row, row["name"]),
+            f"{row['seconds']:.2f}",
+            f"{row['images_per_second']:.0f}",
+            f"{row['max_rss_bytes'] / MIB:.0f}",
+            f"{row['same_labels']:.1%}",
+            *([f"{row['right_labels']:.1%}"] if right else []),
+        ]
+        for row in rows
+    ]
+    return _markdown(head, lines)
+
+
+def _cold(section: Row) -> str:
+    lines = [
+        [_bold(row, row["name"]), f"{row['seconds']:.2f}", f"{row['max_rss_bytes'] / MIB:.0f}"]
+        for row in section["rows"]
+    ]
+    return COLD.format(table=_markdown(["", "s", "MiB"], lines))
+
+
+def _packages(section: Row) -> str:
+    lines = []
+    for row in section["rows"]:
+        largest = list(row["packages"].items())[:LARGEST_PACKAGES]
+        listed = ", ".join(f"{name} {size / MIB:.0f}" for name, size in largest)
+        lines.append([_bold(row, row["name"]), f"{row['bytes'] / MIB:.0f}", listed])
+    return PACKAGES.format(table=_markdown(["", "MiB", "the largest"], lines))
+
+
+def _training(section: Row) -> str:
+    rows: Sequence[Row] = section["rows"]
+    first = next(row for row in rows if row["name"] == "timm")["median_ms"]
+    lines = [
+        [
+            f"**{row['name']}**" if row["name"] == OURS else row["name"],
+            f"{row['median_ms']:.1f}",
+            f"{1000 * row['batch'] / row['median_ms']:.1f}",
+            f"{first / row['median_ms']:.2f}",
+        ]
+        for row in rows
+    ]
+    return TRAINING.format(
+        size=rows[0]["image_size"][0],
+        batch=rows[0]["batch"],
+        table=_markdown(["", "ms", "images/s", "×"], lines),
+    )
+
+
+def _gpu(section: Row) -> str:
+    lines = [
+        [
+            str(row["batch"]),
+            _bold(row, row["library"]),
+            row["way"],
+            f"{row['median_ms']:.3f}",
+            f"{row['images_per_second']:.0f}",
+            f"{row['times_timm']:.2f}",
+            f"{row['difference']:.0e}",
+        ]
+        for row in section["rows"]
+    ]
+    head = ["batch", "", "", "ms", "images/s", "×", "difference"]
+    return GPU.format(table=_markdown(head, lines), **section["gpu"])
+
+
+def _bold(row: Row, text: str) -> str:
+    return f"**{text}**" if row["library"] == OURS else text
+
+
+def _markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A table, text to the left and figures to the right."""
+    rows = [list(line) for line in lines]
+    marks = ["---" if index == 0 or not _is_figure(rows, index) else "---:" for index in range(len(head))]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, marks, *rows])
+
+
+def _is_figure(rows: Sequence[Sequence[str]], index: int) -> bool:
+    return all(row[index][:1].isdigit() for row in rows)
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))
