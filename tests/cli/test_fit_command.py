@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_up_clock import install_clock
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -48,6 +49,23 @@ def test_json_is_all_that_is_printed(images: Path, tmp_path: Path) -> None:
     assert len(content["history"]) == 1
     assert content["metrics"]["num_images"] == 4
     assert content["interrupted"] is False
+
+
+def test_what_is_fast_enough(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    timed = install_clock(monkeypatch, tmp_path / "cache")
+    where = ("fit", str(images), "--out", str(tmp_path / "model"))
+    result = RUNNER.invoke(
+        app, [*where, *SHORT[2:], "--latency-ms", "0.12", "--macs", "50M", "--threads", "1"]
+    )
+    assert result.exit_code == 0, result.output
+    assert "latency_ms binds" in " ".join(result.stdout.split())
+    assert "it takes" in result.stdout
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert config["provenance"]["budget"]["timing"]["median_ms"] <= 0.12
+    number = len(timed)
+    assert number > 0
+    assert RUNNER.invoke(app, [*where, "--resume"]).exit_code == 0
+    assert len(timed) == number
 
 
 def test_settings(images: Path, tmp_path: Path) -> None:

@@ -2,17 +2,22 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import openvino as ov
 import pytest
 from small_model import make_model
+from test_samples import make_classes
 from typer.testing import CliRunner
 
 import phiscale as ps
 from phiscale.cli.main import app
 from phiscale.deploy import export as export_module
 from phiscale.deploy.export_store import RECORD, list_exports
+from phiscale.deploy.exporters.openvino import computes_in
+from phiscale.deploy.exporters.toolchain import get_toolchain
 from phiscale.deploy.runtimes.base import open_runtime
 from phiscale.errors import DataError, MissingDependencyError, ModelDirError
 from phiscale.weights.config import read_config
@@ -100,6 +105,52 @@ def test_an_interrupted_export_keeps_the_old_one(model_dir: Path, monkeypatch: p
         ps.export(model_dir, "onnx")
     assert (folder / "model.onnx").read_bytes() == before
     assert [path.name for path in folder.parent.iterdir()] == ["onnx-fp32"]
+
+
+@pytest.mark.skipif(
+    "BF16" not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"), reason="no bfloat16 here"
+)
+def test_bf16_is_measured_where_there_are_images(model_dir: Path, tmp_path: Path) -> None:
+    ps.export(model_dir, "openvino", precision="bf16")
+    [export] = list_exports(read_config(model_dir))
+    assert (export.precision, export.loss, export.is_within_max_drop) == ("bf16", None, True)
+    photos = make_classes(tmp_path / "photos", {"cat": 10, "dog": 10, "owl": 10})
+    ps.export(model_dir, "openvino", precision="bf16", images=photos, max_drop=0.0)
+    [export] = list_exports(read_config(model_dir))
+    assert export.loss is not None
+    assert (export.loss.measure, export.loss.images, export.max_drop) == ("accuracy", 15, 0.0)
+    assert export.quantization is None
+
+
+def test_bf16_needs_a_processor_that_has_it(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Old:
+        def get_property(self, *_: str) -> list[str]:
+            return ["FP32", "INT8"]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ov, "Core", Old)
+        assert (computes_in("fp32"), computes_in("int8")) == ("fp32", "fp32")
+        with pytest.raises(ModelDirError, match="does not compute in bfloat16"):
+            computes_in("bf16")
+
+
+def test_what_cannot_run_here_is_written_without_a_check(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = replace(get_toolchain("onnx"), why_not_here=lambda: "it runs on the moon only")
+    monkeypatch.setattr(export_module, "get_toolchain", lambda _format: elsewhere)
+    result = CliRunner().invoke(app, ["export", str(model_dir), "onnx"])
+    assert result.exit_code == 0, result.output
+    assert "checked  not: its engine does not run on this system" in result.stdout
+    assert (model_dir / "exports" / "onnx-fp32" / "model.onnx").is_file()
+    assert list_exports(read_config(model_dir)) == []
+    assert ps.load(model_dir).classes
+
+
+@pytest.mark.parametrize("max_drop", [-0.1, 100.5, float("nan"), float("inf")])
+def test_a_limit_is_a_number_of_points(model_dir: Path, max_drop: float) -> None:
+    with pytest.raises(ModelDirError, match="max_drop is in points of accuracy, from 0 to 100"):
+        ps.export(model_dir, "openvino", precision="int8", max_drop=max_drop)
 
 
 def test_mistakes_are_one_line(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,15 +121,22 @@ def run_command(command: str, folder: Path, *, place: str) -> None:
         pytest.fail(f"{place}: nobody checks `{command}`; a bash block holds phiscale and make commands")
 
 
-SEARCHED = "--step 0.5 --epochs 1 --seeds 2 --confirm-seeds 2 --workers 1"
+# Searches as small as they can be: what they find does not matter here.
+SHORT_SEARCHES = {
+    "coefficients": "--step 0.5 --epochs 1 --seeds 2 --confirm-seeds 2 --workers 1",
+    "baseline": "--macs 1M --image-size 32 --trials 3 --generation 2 --finalists 1 --epochs 1 --workers 1",
+    "family": "--macs 1M --budgets 2M --image-size 32 --trials 3 --generation 2 --finalists 1 --step 0.5 "
+    "--epochs 1 --workers 1",
+}
 
 
 def shortened(command: str) -> str:
     """A `fit` that begins gets settings of two epochs; everything else stays as it is."""
     if command.startswith("phiscale fit ") and "--resume" not in command:
         return f"{command} {SHORT}"
-    if command.startswith("phiscale search coefficients "):
-        return f"{command} {SEARCHED}"
+    for kind, settings in SHORT_SEARCHES.items():
+        if command.startswith(f"phiscale search {kind} "):
+            return f"{command} {settings}"
     return command
 
 

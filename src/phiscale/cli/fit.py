@@ -9,21 +9,28 @@ import typer
 
 from phiscale.cli.options import (
     FileSize,
+    Fresh,
     Images,
+    ImagesPerSecond,
     InferenceMemory,
     JsonOutput,
+    LatencyMs,
     Macs,
     Params,
+    Precision,
     Resize,
     Rule,
+    Runtime,
     Settings,
     SplitFile,
+    Threads,
     TrainingMemory,
     make_budget,
     make_overrides,
 )
 from phiscale.cli.output import INTERRUPTED, console, print_json
 from phiscale.cli.progress import counting
+from phiscale.cli.timing import latency_limit, make_meter
 from phiscale.cli.units import format_bytes, format_count, format_duration
 
 if TYPE_CHECKING:
@@ -39,6 +46,13 @@ def fit(
     inference_memory: InferenceMemory = None,
     training_memory: TrainingMemory = None,
     file_size: FileSize = None,
+    latency_ms: LatencyMs = None,
+    images_per_second: ImagesPerSecond = None,
+    runtime: Runtime = None,
+    precision: Precision = "fp32",
+    threads: Threads = None,
+    latency_batch_size: Annotated[int, typer.Option(help="Images in a run that is timed.", min=1)] = 1,
+    fresh: Fresh = False,
     model: Annotated[
         str, typer.Option(help="The baseline: a name from `phiscale models` or a JSON file.")
     ] = "efficientnet_b0",
@@ -98,11 +112,16 @@ def fit(
         plan = read_plan(out)
         console(stderr=True).print(f"resumes the run in {out} as it was begun; only --out and --strict count")
     else:
+        limit = latency_limit(latency_ms, images_per_second, latency_batch_size)
+        meter = None
+        if limit is not None:
+            meter = make_meter(runtime, precision, threads, latency_batch_size, fresh=fresh, show=not json)
         with counting("scanning", show=not json) as progress:
             plan = plan_fit(
                 images,
                 model=model,
-                budget=make_budget(macs, params, inference_memory, training_memory, file_size),
+                budget=make_budget(macs, params, inference_memory, training_memory, file_size, limit),
+                meter=meter,
                 rule=rule,
                 recipe=recipe,
                 overrides=make_overrides(settings, short),

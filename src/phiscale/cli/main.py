@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from phiscale.cli.benchmark import benchmark
 from phiscale.cli.demo import demo
 from phiscale.cli.evaluate import evaluate
 from phiscale.cli.export import export
@@ -19,7 +20,10 @@ from phiscale.cli.models import models
 from phiscale.cli.predict import predict
 from phiscale.cli.scale import scale
 from phiscale.cli.scan import scan
+from phiscale.cli.search_baseline import baseline
 from phiscale.cli.search_coefficients import coefficients
+from phiscale.cli.search_family import family
+from phiscale.cli.study import study
 from phiscale.cli.summary import summary
 from phiscale.cli.weights import weights
 from phiscale.errors import PhiscaleError
@@ -53,12 +57,12 @@ def _options(
     """Your images and your budget: the EfficientNet that fits, trained, measured and explained."""
 
 
-for command in (models, summary, scale, scan, fit, evaluate, predict, export, demo):
+for command in (models, summary, scale, scan, fit, evaluate, predict, export, benchmark, study, demo):
     app.command()(command)
 app.add_typer(weights)
 search = typer.Typer(name="search", no_args_is_help=True, help="Search for what scales best on your images.")
-search.callback()(lambda: None)  # with one command alone, typer would leave out its name
-search.command()(coefficients)
+for searching in (coefficients, baseline, family):
+    search.command()(searching)
 app.add_typer(search)
 
 

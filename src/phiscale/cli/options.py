@@ -13,16 +13,22 @@ from phiscale.scaling.budget import Budget
 
 __all__ = [
     "FileSize",
+    "Fresh",
     "Images",
+    "ImagesPerSecond",
     "InferenceMemory",
     "JsonOutput",
+    "LatencyMs",
     "Macs",
     "Network",
     "Params",
+    "Precision",
     "Resize",
     "Rule",
+    "Runtime",
     "Settings",
     "SplitFile",
+    "Threads",
     "TrainingMemory",
     "make_budget",
     "make_overrides",
@@ -64,6 +70,24 @@ FileSize = Annotated[
     typer.Option(
         parser=parse_bytes, metavar="BYTES", help="At most this size of the weight file, like 20MB."
     ),
+]
+LatencyMs = Annotated[
+    float | None,
+    typer.Option(metavar="MS", help="At most MS milliseconds a run, measured on this machine.", min=0.0),
+]
+ImagesPerSecond = Annotated[
+    float | None,
+    typer.Option(metavar="N", help="At least N images per second, measured on this machine.", min=0.0),
+]
+Runtime = Annotated[
+    str | None, typer.Option(help="Time with openvino, onnx or torch; the first that is installed.")
+]
+Precision = Annotated[str, typer.Option(help="Time in fp32, bf16 or int8; the last two with openvino.")]
+Threads = Annotated[
+    int | None, typer.Option(help="Time with so many threads; one for each core by default.", min=1)
+]
+Fresh = Annotated[
+    bool, typer.Option("--fresh", help="Measure again what was measured on this machine before.")
 ]
 
 
@@ -115,6 +139,7 @@ def make_budget(
     inference_memory: float | None,
     training_memory: float | None,
     file_size: float | None,
+    latency_ms: float | None = None,
 ) -> Budget | None:
     """The budget that the options ask for, or None where they ask for none."""
     limits = {
@@ -123,6 +148,7 @@ def make_budget(
         "inference_bytes": inference_memory,
         "training_bytes": training_memory,
         "file_bytes": file_size,
+        "latency_ms": latency_ms,
     }
     if all(value is None for value in limits.values()):
         return None

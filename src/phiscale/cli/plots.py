@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +19,7 @@ from phiscale.spec import NetworkSpec
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["plot_networks"]
+__all__ = ["check_picture", "plot_networks", "writing"]
 
 COLOURS = ("#4477aa", "#66ccee", "#228833", "#ccbb44", "#ee6677", "#aa3377", "#cc8844", "#777777")
 GAP = 4.0
@@ -37,8 +40,7 @@ def plot_networks(networks: Mapping[str, NetworkSpec], path: Path) -> None:
         SpecError: The ending of `path` names no picture format.
         MissingDependencyError: matplotlib is not installed.
     """
-    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise SpecError(f"{path} must end in .png, .svg or .pdf")
+    check_picture(path)
     figure = new_figure(10, 1.05 * len(networks) + 0.5, dpi=150)
     axes = figure.subplots(len(networks), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     for axis, (label, spec) in zip(axes, networks.items(), strict=True):
@@ -50,6 +52,31 @@ def plot_networks(networks: Mapping[str, NetworkSpec], path: Path) -> None:
         color="#555555",
     )
     figure.savefig(path)
+
+
+def check_picture(path: Path) -> None:
+    """Make sure that a picture can be written to a path.
+
+    Raises:
+        SpecError: Its ending names no picture format, or its folder does not exist.
+    """
+    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise SpecError(f"{path} must end in .png, .svg or .pdf")
+    if not path.parent.is_dir():
+        raise SpecError(f"cannot write {path}: {os.strerror(errno.ENOENT)}; give another path")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say in one line that a file cannot be written.
+
+    Raises:
+        SpecError: It cannot.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise SpecError(f"cannot write {path}: {error.strerror}; give another path") from None
 
 
 def _draw(axis: Axes, label: str, spec: NetworkSpec) -> None:

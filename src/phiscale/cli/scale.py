@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from phiscale.cli.options import (
     FileSize,
+    Fresh,
+    ImagesPerSecond,
     InferenceMemory,
     JsonOutput,
+    LatencyMs,
     Macs,
     Network,
     Params,
+    Precision,
     Rule,
+    Runtime,
+    Threads,
     TrainingMemory,
     make_budget,
 )
 from phiscale.cli.output import console, print_json, print_table
+from phiscale.cli.timing import latency_limit, make_meter, print_timing
 from phiscale.cli.units import format_bytes, format_count
 from phiscale.errors import BudgetError, SpecError
 from phiscale.families import get_spec
@@ -32,6 +38,9 @@ from phiscale.scaling.compound import compound_scale as compound_scale_spec
 from phiscale.scaling.compound import scale as scale_spec
 from phiscale.spec import NetworkSpec
 
+if TYPE_CHECKING:
+    from phiscale.deploy.latency import LatencyMeter
+
 
 def scale(
     network: Network,
@@ -40,7 +49,15 @@ def scale(
     inference_memory: InferenceMemory = None,
     training_memory: TrainingMemory = None,
     file_size: FileSize = None,
-    batch_size: Annotated[int, typer.Option(help="Images per batch, for the memory limits.", min=1)] = 1,
+    latency_ms: LatencyMs = None,
+    images_per_second: ImagesPerSecond = None,
+    runtime: Runtime = None,
+    precision: Precision = "fp32",
+    threads: Threads = None,
+    fresh: Fresh = False,
+    batch_size: Annotated[
+        int, typer.Option(help="Images per batch, for the limits on memory and time.", min=1)
+    ] = 1,
     phi: Annotated[float | None, typer.Option(help="Scale by this compound coefficient.")] = None,
     depth: Annotated[float | None, typer.Option(help="Scale the layers by this factor.")] = None,
     width: Annotated[float | None, typer.Option(help="Scale the channels by this factor.")] = None,
@@ -57,9 +74,12 @@ def scale(
     """Scale a network by a budget, by PHI, or by three factors.
 
     With a budget, the largest network within it is shown beside what the other rules give for it.
+
+    With a limit on time, exported networks along the rule are measured, at most twelve.
     """
     spec, chosen_rule = get_spec(network), get_rule(rule)
-    budget = make_budget(macs, params, inference_memory, training_memory, file_size)
+    limit = latency_limit(latency_ms, images_per_second, batch_size)
+    budget = make_budget(macs, params, inference_memory, training_memory, file_size, limit)
     factors = {"depth": depth, "width": width, "resolution": resolution}
     given = {name: value for name, value in factors.items() if value is not None}
     if sum((budget is not None, phi is not None, bool(given))) != 1:
@@ -69,7 +89,11 @@ def scale(
         )
     fits: dict[str, BudgetFit | str] = {}
     if budget is not None:
-        fits = _solve_all(spec, budget, rule, chosen_rule, batch_size)
+        if limit is None:
+            fits = _solve_all(spec, budget, rule, chosen_rule, batch_size)
+        else:
+            meter = make_meter(runtime, precision, threads, batch_size, fresh=fresh, show=not json)
+            fits = {rule: _solve_latency(spec, budget, chosen_rule, batch_size, meter)}
         best = fits[rule]
         assert isinstance(best, BudgetFit)
         scaled, scaling, phi = best.spec, best.scaling, best.phi
@@ -79,15 +103,7 @@ def scale(
         scaling = Scaling(**given)
         scaled = scale_spec(spec, **given)
     complexity(scaled, batch_size)  # What is too large to be counted stops here, before anything is written.
-    if output is not None:
-        with _writing(output):
-            output.write_text(scaled.to_json() + "\n", encoding="utf-8")
-    if plot is not None:
-        from phiscale.cli.plots import plot_networks
-
-        shown = {f"rule {name}": fit.spec for name, fit in fits.items() if isinstance(fit, BudgetFit)}
-        with _writing(plot):
-            plot_networks({spec.name: spec, **(shown or {scaled.name: scaled})}, plot)
+    _write(spec, scaled, fits, output, plot)
     if json:
         print_json(_as_dict(scaled, scaling, phi, fits, batch_size))
         return
@@ -97,12 +113,25 @@ def scale(
             console().print(f"wrote {path}", soft_wrap=True)
 
 
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise SpecError(f"cannot write {path}: {error.strerror}; give another path") from None
+def _write(
+    spec: NetworkSpec,
+    scaled: NetworkSpec,
+    fits: Mapping[str, BudgetFit | str],
+    output: Path | None,
+    plot: Path | None,
+) -> None:
+    """Write the spec and the picture, where they are asked for."""
+    if output is None and plot is None:
+        return
+    from phiscale.cli.plots import plot_networks, writing
+
+    if output is not None:
+        with writing(output):
+            output.write_text(scaled.to_json() + "\n", encoding="utf-8")
+    if plot is not None:
+        shown = {f"rule {name}": fit.spec for name, fit in fits.items() if isinstance(fit, BudgetFit)}
+        with writing(plot):
+            plot_networks({spec.name: spec, **(shown or {scaled.name: scaled})}, plot)
 
 
 def _solve_all(
@@ -120,6 +149,21 @@ def _solve_all(
     return fits
 
 
+def _solve_latency(
+    spec: NetworkSpec, budget: Budget, rule: CompoundRule, batch_size: int, meter: LatencyMeter
+) -> BudgetFit:
+    from phiscale.deploy.latency_budget import solve_latency
+
+    return solve_latency(spec, budget, meter=meter, rule=rule, batch_size=batch_size)
+
+
+def _timing(fits: Mapping[str, BudgetFit | str]) -> dict[str, Any] | None:
+    """What was measured; None where nothing was."""
+    from phiscale.deploy.latency_budget import LatencyFit
+
+    return next((fit.timing() for fit in fits.values() if isinstance(fit, LatencyFit)), None)
+
+
 def _as_dict(
     scaled: NetworkSpec,
     scaling: Scaling,
@@ -132,6 +176,7 @@ def _as_dict(
         "scaling": dataclasses.asdict(scaling),
         "spec": scaled.to_dict(),
         "complexity": dataclasses.asdict(complexity(scaled, batch_size)),
+        "timing": _timing(fits),
         "rules": {
             name: {"error": fit}
             if isinstance(fit, str)
@@ -169,6 +214,8 @@ def _print(
             binds = ", binds" if limit in best.binding else ""
             amount = (format_bytes if limit.endswith("bytes") else format_count)(best.costs[limit])
             out.print(f"  uses {share:.1%} of the {LIMITS[limit]} ({amount}{binds})")
+    if (timing := _timing(fits)) is not None:
+        print_timing(timing)
     rows = [("baseline", "", _row(spec, Scaling(), batch_size))]
     if fits:
         for name, fit in fits.items():

@@ -13,6 +13,7 @@ from torch import nn
 from phiscale.data.augment import TrainTransform
 from phiscale.data.loading import make_loader
 from phiscale.data.transforms import EvalTransform, normalize
+from phiscale.deploy.latency import Meter
 from phiscale.errors import TrainingError
 from phiscale.evaluation.evaluate import evaluate
 from phiscale.evaluation.results import Evaluation
@@ -58,6 +59,7 @@ def fit(
     *,
     model: str | Path | NetworkSpec = "efficientnet_b0",
     budget: Budget | None = None,
+    meter: Meter | None = None,
     rule: str | Path | CompoundRule = RULES["paper"],
     recipe: str | Path | Recipe | None = None,
     overrides: Mapping[str, Any] | None = None,
@@ -82,6 +84,8 @@ def fit(
         out: The model directory to make.
         model: The baseline: a name, a JSON file or a spec. Without a budget it is taken as it is.
         budget: Limits that the network must satisfy.
+        meter: What measures `latency_ms` of the budget. The default is this machine, one image at a time, in
+            the fastest engine that is installed, in float32.
         rule: The direction to scale in: a name, ``"alpha,beta,gamma"``, a JSON file or a rule.
         recipe: ``"fast"``, ``"finetune"``, ``"paper"``, a YAML file or a recipe. The default is
             ``"finetune"`` with `weights`, else ``"fast"``.
@@ -118,6 +122,7 @@ def fit(
             images,
             model=model,
             budget=budget,
+            meter=meter,
             rule=rule,
             recipe=recipe,
             overrides=overrides,
@@ -235,19 +240,9 @@ def _recalibrate(net: Network, plan: FitPlan) -> None:
 
 
 def _provenance(plan: FitPlan) -> dict[str, Any]:
-    solved = plan.solved
     return {
         "data": {**plan.data, "images": {s: len(plan.source.split(s)) for s in ("train", "val", "test")}},
         "weights": plan.weights,
         "chosen": list(plan.notes),
-        "budget": None
-        if solved is None
-        else {
-            "phi": solved.phi,
-            "depth": solved.scaling.depth,
-            "width": solved.scaling.width,
-            "resolution": solved.scaling.resolution,
-            "utilization": dict(solved.utilization),
-            "binding": list(solved.binding),
-        },
+        "budget": None if plan.budget is None else dict(plan.budget),
     }

@@ -16,6 +16,9 @@ from typing import Any
 
 from phiscale.data.scan import ScanReport, scan
 from phiscale.data.sources import ImageSource, open_source
+from phiscale.deploy.latency import LatencyMeter, Meter
+from phiscale.deploy.latency_budget import LatencyFit, solve_latency
+from phiscale.deploy.setting import Setting
 from phiscale.errors import BudgetError, DataError, SpecError, TrainingError
 from phiscale.families import get_spec
 from phiscale.pipeline.start import default_start, open_start
@@ -54,7 +57,9 @@ class FitPlan:
         spec: The network, with the data's classes and channels.
         preprocess: How images are prepared.
         recipe: How to train.
-        solved: How the budget was solved; None without a budget.
+        solved: How the budget was solved; None without a budget, and where a stored plan is resumed.
+        budget: The same as plain values, stored with the plan and with the model, so that a resumed run
+            measures nothing again.
         weights: Where training starts from; None is from scratch.
         report: The scan; None where a stored plan is resumed.
         notes: What was chosen and why, a sentence each.
@@ -68,6 +73,7 @@ class FitPlan:
     preprocess: Preprocess
     recipe: Recipe
     solved: BudgetFit | None
+    budget: Mapping[str, Any] | None
     weights: str | None
     report: ScanReport | None
     notes: tuple[str, ...]
@@ -85,6 +91,7 @@ class FitPlan:
             "spec": self.spec.to_dict(),
             "preprocess": self.preprocess.to_dict(),
             "recipe": self.recipe.to_dict(),
+            "budget": None if self.budget is None else dict(self.budget),
             "weights": self.weights,
             "notes": list(self.notes),
             "data": dict(self.data),
@@ -103,6 +110,7 @@ def plan_fit(
     *,
     model: str | Path | NetworkSpec = "efficientnet_b0",
     budget: Budget | None = None,
+    meter: Meter | None = None,
     rule: str | Path | CompoundRule = RULES["paper"],
     recipe: str | Path | Recipe | None = None,
     overrides: Mapping[str, Any] | None = None,
@@ -147,7 +155,7 @@ def plan_fit(
         baseline = _for_data(get_spec(model) if start is None else start.spec, report, notes)
         solve = None
         if budget is not None:
-            solve = partial(solve_budget, budget=budget, training_batch_size=chosen.batch_size)
+            solve = _solver(budget, meter, chosen.batch_size)
         spec, solved, is_native = _choose_network(baseline, solve, get_rule(rule), image_size, report, notes)
         preprocess = replace(Preprocess.for_size(spec.image_size, channels=spec.in_channels), resize=resize)
         if is_native:  # images at the network's own size have no border to spare
@@ -166,6 +174,7 @@ def plan_fit(
         preprocess=preprocess,
         recipe=chosen,
         solved=solved,
+        budget=None if solved is None else _budget_record(solved),
         weights=None if start is None else start.source,
         report=report,
         notes=tuple(notes),
@@ -215,6 +224,7 @@ def read_plan(directory: Path) -> FitPlan:
         preprocess=Preprocess.from_dict(content["preprocess"]),
         recipe=Recipe.from_dict(content["recipe"]),
         solved=None,
+        budget=content.get("budget"),  # plans of version 0.1 have none
         weights=content["weights"],
         report=None,
         notes=tuple(content["notes"]),
@@ -257,6 +267,29 @@ def phases_within(recipe: Recipe, epochs: Any) -> dict[str, Any]:
         return {}  # not given; or no number, which the recipe itself reports
     warmup, freeze = min(recipe.warmup_epochs, number / 5), min(recipe.freeze_epochs, number // 2)
     return {"warmup_epochs": warmup, "freeze_epochs": freeze} if number > 0 else {}
+
+
+def _solver(budget: Budget, meter: Meter | None, training_batch_size: int) -> Callable[..., BudgetFit]:
+    """What solves a budget from a baseline along a rule."""
+    if budget.latency_ms is None:
+        return partial(solve_budget, budget=budget, training_batch_size=training_batch_size)
+    clock = LatencyMeter(Setting()) if meter is None else meter
+    return partial(solve_latency, budget=budget, meter=clock, training_batch_size=training_batch_size)
+
+
+def _budget_record(solved: BudgetFit) -> dict[str, Any]:
+    """How a budget was solved, as plain values."""
+    record: dict[str, Any] = {
+        "phi": solved.phi,
+        "depth": solved.scaling.depth,
+        "width": solved.scaling.width,
+        "resolution": solved.scaling.resolution,
+        "utilization": dict(solved.utilization),
+        "binding": list(solved.binding),
+    }
+    if isinstance(solved, LatencyFit):
+        record["timing"] = solved.timing()
+    return record
 
 
 def _for_data(baseline: NetworkSpec, report: ScanReport, notes: list[str]) -> NetworkSpec:
@@ -302,6 +335,8 @@ def _choose_network(
             f"{solved.scaling.depth:.3g}, width × {solved.scaling.width:.3g}, {spec.image_size[0]}×"
             f"{spec.image_size[1]} px); {' and '.join(solved.binding)} binds"
         )
+    if isinstance(solved, LatencyFit):
+        notes.append(f"it takes {solved.latency_ms:.3g} ms (p90 {solved.p90_ms:.3g} ms) with {solved.where}")
     return spec, solved, is_native
 
 

@@ -12,17 +12,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 
 from phiscale.errors import BudgetError
-from phiscale.scaling.complexity import MAX_BLOCKS, Complexity, complexity
-from phiscale.scaling.compound import RULES, CompoundRule, Scaling, compound_scale
+from phiscale.scaling.complexity import Complexity, complexity
+from phiscale.scaling.compound import RULES, CompoundRule, Scaling
+from phiscale.scaling.ladder import Ladder
 from phiscale.spec import NetworkSpec
 
-__all__ = ["LIMITS", "Budget", "BudgetFit", "solve_budget"]
-
-PHI_TOLERANCE = 1e-9
-# Past these no real device has the memory, and a limit that still holds never will bind.
-MAX_SIDE = 16_384
-MAX_CHANNELS = 200_000
-MIN_FACTOR = 1e-300
+__all__ = ["LIMITS", "Budget", "BudgetFit", "CountedLimits", "describe_fit", "no_network", "solve_budget"]
 
 LIMITS: Mapping[str, str] = {
     "macs": "multiply-adds",
@@ -136,69 +131,73 @@ def solve_budget(
     limits = budget.limits()
     if "latency_ms" in limits and measure is None:
         raise BudgetError("latency_ms needs measure=, a function that takes a spec and returns milliseconds")
-    batches = (batch_size, training_batch_size or batch_size)
-    ladder = _Ladder(spec, rule, limits, measure, batches, optimizer_states)
-    low, high = _bracket(ladder)
-    while high - low > PHI_TOLERANCE:
-        middle = (low + high) / 2
-        low, high = (middle, high) if ladder.fits(middle) else (low, middle)
-    best, above = ladder.network(low), ladder.network(high)
+    ladder = Ladder(spec, rule)
+    counted = CountedLimits(
+        limits={name: limit for name, limit in limits.items() if name != "latency_ms"},
+        inference_batch=batch_size,
+        training_batch=training_batch_size or batch_size,
+        optimizer_states=optimizer_states,
+    )
+    measured = _Measured(counted, limits, measure)
+    smallest = ladder.network(ladder.lowest_phi())
+    if not measured.fits(smallest):
+        raise no_network(smallest, measured.costs(smallest), limits)
+    low, high = ladder.split(measured.fits)
+    above = ladder.network(high)
     if ladder.is_absurd(above):
         raise BudgetError(
             f"{', '.join(limits)} set no bound on this rule, which grows (depth, width, resolution) by "
             f"({rule.alpha:g}, {rule.beta:g}, {rule.gamma:g}); add a limit on macs"
         )
-    phi = _shortest_phi(ladder, low)
-    costs, next_costs = ladder.costs(best), ladder.costs(above)
-    return BudgetFit(
-        spec=replace(best, name=f"{spec.name}_phi{phi:g}"),
-        phi=phi,
-        scaling=rule.at(phi),
-        rule=rule,
-        complexity=complexity(best, batch_size, optimizer_states=optimizer_states),
-        costs=costs,
-        utilization={name: cost / limits[name] for name, cost in costs.items()},
-        binding=tuple(name for name, cost in next_costs.items() if cost > limits[name]),
-        next_costs=next_costs,
+    return describe_fit(
+        ladder, low, limits, counted, measured.costs(ladder.network(low)), measured.costs(above)
     )
 
 
-class _Ladder:
-    """The networks along a rule, and whether each is within the limits."""
+@dataclass(frozen=True, kw_only=True)
+class CountedLimits:
+    """The limits of a budget that counting decides: all but the latency.
 
-    def __init__(
-        self,
-        spec: NetworkSpec,
-        rule: CompoundRule,
-        limits: Mapping[str, float],
-        measure: Measure | None,
-        batch_sizes: tuple[int, int],
-        optimizer_states: int,
-    ) -> None:
-        self.spec, self.rule, self.limits, self.measure = spec, rule, limits, measure
-        self.inference_batch, self.training_batch = batch_sizes
-        self.optimizer_states = optimizer_states
-        self.latencies: dict[NetworkSpec, float] = {}
+    Attributes:
+        limits: Name → limit.
+        inference_batch: Images per batch, for the memory of a forward pass.
+        training_batch: Images per batch of a training step.
+        optimizer_states: Numbers that the optimiser keeps per parameter.
+    """
 
-    def network(self, phi: float) -> NetworkSpec:
-        # One name for all, so that equal networks compare equal.
-        return replace(compound_scale(self.spec, phi=phi, rule=self.rule), name=self.spec.name)
+    limits: Mapping[str, float]
+    inference_batch: int = 1
+    training_batch: int = 1
+    optimizer_states: int = 2
 
-    def counted_costs(self, network: NetworkSpec) -> dict[str, float]:
+    def costs(self, network: NetworkSpec) -> dict[str, float]:
+        """What a network needs of each limited thing."""
+        if not self.limits:
+            return {}
         inference, training = (
             complexity(network, batch, optimizer_states=self.optimizer_states)
             for batch in (self.inference_batch, self.training_batch)
         )
         return {
-            name: getattr(training if name == "training_bytes" else inference, name)
-            for name in self.limits
-            if name != "latency_ms"
+            name: getattr(training if name == "training_bytes" else inference, name) for name in self.limits
         }
+
+    def fit(self, network: NetworkSpec) -> bool:
+        """Whether a network is within all of them."""
+        return all(cost <= self.limits[name] for name, cost in self.costs(network).items())
+
+
+class _Measured:
+    """Whether networks are within the limits, the latency among them."""
+
+    def __init__(self, counted: CountedLimits, limits: Mapping[str, float], measure: Measure | None) -> None:
+        self.counted, self.limits, self.measure = counted, limits, measure
+        self.latencies: dict[NetworkSpec, float] = {}
 
     def costs(self, network: NetworkSpec) -> dict[str, float]:
         """What a network needs; counting is free, so what it rejects is never measured."""
-        costs = self.counted_costs(network)
-        if "latency_ms" in self.limits and all(cost <= self.limits[name] for name, cost in costs.items()):
+        costs = self.counted.costs(network)
+        if "latency_ms" in self.limits and self.counted.fit(network):
             costs["latency_ms"] = self.latency(network)
         return costs
 
@@ -211,69 +210,55 @@ class _Ladder:
             self.latencies[network] = latency
         return self.latencies[network]
 
-    def fits(self, phi: float) -> bool:
-        network = self.network(phi)
-        return not self.is_absurd(network) and all(
-            cost <= self.limits[name] for name, cost in self.costs(network).items()
-        )
-
-    def lowest_phi(self) -> float:
-        """The φ of the smallest sensible network: nothing shrinks further, or the image gets too small."""
-        rule, spec = self.rule, self.spec
-        # Where one factor hardly grows, another would vanish before the first has done its part.
-        floor = math.log(MIN_FACTOR) / math.log(max(rule.alpha, rule.beta, rule.gamma))
-        if rule.gamma > 1:
-            # A hair above, so that the last pixel survives the power's rounding.
-            low = math.log(spec.output_stride / min(spec.image_size)) / math.log(rule.gamma) + PHI_TOLERANCE
-            return max(low, floor)
-        lows = []
-        if rule.alpha > 1:
-            lows.append(-math.log(max(s.num_layers for s in spec.stages)) / math.log(rule.alpha))
-        if rule.beta > 1:
-            widest = max(spec.stem.out_channels, spec.num_features, *(s.out_channels for s in spec.stages))
-            lows.append(min(0.0, math.log(8 / widest) / math.log(rule.beta)))
-        return max(min(lows) - PHI_TOLERANCE, floor)
-
-    def is_absurd(self, network: NetworkSpec) -> bool:
-        return (
-            max(network.image_size) > MAX_SIDE
-            or network.num_blocks > MAX_BLOCKS
-            or max(network.num_features, *(s.out_channels for s in network.stages)) > MAX_CHANNELS
-        )
+    def fits(self, network: NetworkSpec) -> bool:
+        return all(cost <= self.limits[name] for name, cost in self.costs(network).items())
 
 
-def _bracket(ladder: _Ladder) -> tuple[float, float]:
-    """A φ that fits and one that does not."""
-    low = ladder.lowest_phi()
-    if not ladder.fits(low):
-        needs = ladder.costs(ladder.network(low))
-        over = ", ".join(
-            f"{name}={_number(ladder.limits[name])} but it needs {_number(cost)}"
-            for name, cost in needs.items()
-            if cost > ladder.limits[name]
-        )
-        size = ladder.network(low).image_size
-        raise BudgetError(
-            f"no network on this rule fits: the smallest from {ladder.spec.name} has an image of "
-            f"{size[0]}×{size[1]} px, and {over}; raise the limit or start from a smaller baseline"
-        )
-    step = 1.0
-    high = low + step
-    while ladder.fits(high):
-        low, step = high, step * 1.5
-        high = low + step
-    return low, high
+def describe_fit(
+    ladder: Ladder,
+    phi: float,
+    limits: Mapping[str, float],
+    counted: CountedLimits,
+    costs: Mapping[str, float],
+    next_costs: Mapping[str, float],
+) -> BudgetFit:
+    """The answer of a solver.
+
+    Args:
+        ladder: Baseline and rule.
+        phi: Of the network that was found.
+        limits: All limits.
+        counted: Those that are counted, with the batches that they are counted for.
+        costs: What the network needs of each limited thing.
+        next_costs: What the next larger one needs.
+    """
+    network, shortest = ladder.network(phi), ladder.shortest_phi(phi)
+    return BudgetFit(
+        spec=replace(network, name=f"{ladder.spec.name}_phi{shortest:g}"),
+        phi=shortest,
+        scaling=ladder.rule.at(shortest),
+        rule=ladder.rule,
+        complexity=complexity(network, counted.inference_batch, optimizer_states=counted.optimizer_states),
+        costs=costs,
+        utilization={name: cost / limits[name] for name, cost in costs.items()},
+        binding=tuple(name for name, cost in next_costs.items() if cost > limits[name]),
+        next_costs=next_costs,
+    )
+
+
+def no_network(smallest: NetworkSpec, costs: Mapping[str, float], limits: Mapping[str, float]) -> BudgetError:
+    """The error for a budget that even the smallest network on a rule is over."""
+    over = ", ".join(
+        f"{name}={_number(limits[name])} but it needs {_number(cost)}"
+        for name, cost in costs.items()
+        if cost > limits[name]
+    )
+    height, width = smallest.image_size
+    return BudgetError(
+        f"no network on this rule fits: the smallest from {smallest.name} has an image of "
+        f"{height}×{width} px, and {over}; raise the limit or start from a smaller baseline"
+    )
 
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
-
-
-def _shortest_phi(ladder: _Ladder, phi: float) -> float:
-    """The φ with the fewest decimals that gives the same network."""
-    network = ladder.network(phi)
-    for digits in range(1, 12):
-        for candidate in (round(phi, digits), math.floor(phi * 10**digits) / 10**digits):
-            if ladder.network(candidate) == network:
-                return candidate
-    return phi

@@ -14,6 +14,7 @@ from phiscale.errors import ModelDirError
 from phiscale.weights.config import ModelDir
 
 if TYPE_CHECKING:
+    from phiscale.deploy.quantize import Quantizer
     from phiscale.deploy.runtimes.base import Runtime
 
 __all__ = ["Toolchain", "Write", "get_toolchain"]
@@ -60,6 +61,10 @@ class Toolchain:
         open: Opens an export in the engine that it is for; raises ModelDirError where it is damaged and
             MissingDependencyError where the engine is not installed.
         check_batch: Images per run when an export is checked; None for any number.
+        quantizer: Takes a file that `write` wrote, to be quantised; where ``"int8"`` is among the precisions.
+            Raises MissingDependencyError where what it needs is not installed.
+        why_not_here: Says why no export of this format can run on this system, so that it is written without
+            a check; None where it can.
     """
 
     file: str
@@ -68,6 +73,8 @@ class Toolchain:
     write: Write
     open: Callable[[Export], Runtime]
     check_batch: int | None = None
+    quantizer: Callable[[Path], Quantizer] | None = None
+    why_not_here: Callable[[], str | None] = lambda: None
 
 
 def get_toolchain(format: str) -> Toolchain:  # noqa: A002
