@@ -10,13 +10,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
 
 from phiscale.data.augment import TrainTransform
 from phiscale.data.cache import CacheMode, PixelCache, open_cache
 from phiscale.data.loading import make_loader
 from phiscale.data.sources import ImageSource, Split
-from phiscale.data.transforms import EvalTransform
+from phiscale.data.transforms import EvalTransform, ImageTransform
 from phiscale.errors import DataError, TrainingError
 from phiscale.families import get_spec
 from phiscale.nn.network import build_network
@@ -26,7 +29,9 @@ from phiscale.search.objective import Report, Score
 from phiscale.spec import NetworkSpec
 from phiscale.training.history import EpochRecord
 from phiscale.training.recipe import Recipe
-from phiscale.training.train import TrainResult, train
+from phiscale.training.resident import LabelledImages, train_resident, why_not_resident
+from phiscale.training.train import train
+from phiscale.weights.files import replacing
 
 __all__ = ["ImageObjective", "TrialPlan", "one_thread", "plan_trials"]
 
@@ -95,11 +100,8 @@ class ImageObjective:
             if report is not None and report(record.epoch, record.val_top1):
                 raise _Stopped
 
-        with contextlib.suppress(_Stopped), one_thread(), self._folder() as folder:
-            result = self._train(self.for_data(spec), self._recipe(seed, epochs), folder, note)
-            # Also one that came in the training's last moment: whoever presses Ctrl-C means the search.
-            if result.stop_requested:
-                raise KeyboardInterrupt
+        with contextlib.suppress(_Stopped), one_thread():
+            self._train(self.for_data(spec), self._recipe(seed, epochs), note)
         top1 = history[-1].val_top1
         assert top1 is not None
         return Score(
@@ -123,7 +125,9 @@ class ImageObjective:
             digest.update(f"{record.split}\0{record.label}\0{record.id}\0".encode("utf-8", "surrogateescape"))
         recipe = self.recipe.to_dict()
         of_the_trial_or_machine = ("seed", "workers", "cache")
-        return {
+        # Other random numbers give other scores.
+        trainer = {"trainer": "resident"} if self._is_resident else {}
+        return trainer | {
             "images": f"{len(self.source)} images, {digest.hexdigest()[:16]}",
             "classes": len(self.source.classes),
             "recipe": {n: v for n, v in recipe.items() if n not in of_the_trial_or_machine},
@@ -137,47 +141,69 @@ class ImageObjective:
 
     # -- one training --------------------------------------------------------------------------
 
-    def _train(
-        self, spec: NetworkSpec, recipe: Recipe, folder: Path, note: Callable[[EpochRecord], None]
-    ) -> TrainResult:
+    @property
+    def _is_resident(self) -> bool:
+        """Whether the images lie on a GPU, each step being one graph; else Lightning trains."""
+        return torch.cuda.is_available() and why_not_resident(self.recipe) is None
+
+    def _train(self, spec: NetworkSpec, recipe: Recipe, note: Callable[[EpochRecord], None]) -> None:
         preprocess = self._preprocess(spec)
         of_the_network = {name: getattr(recipe, name) for name in ("dropout", "drop_path", "norm_momentum")}
         spec = replace(spec, **{name: value for name, value in of_the_network.items() if value is not None})
-        loading: dict[str, Any] = {
-            "batch_size": recipe.batch_size,
-            "seed": recipe.seed,
-            "workers": recipe.workers,
-        }
         # The seed decides the initial weights too, and the caller's random state is left alone.
         with torch.random.fork_rng():
             torch.manual_seed(recipe.seed)
             net = build_network(spec)
-        return train(
-            net,
-            make_loader(
-                self.source,
-                self.source.split("train"),
-                TrainTransform(preprocess, recipe.augment),
-                shuffle=True,
-                drop_last=True,
-                cache=self._cache("train"),
-                **loading,
-            ),
-            make_loader(
-                self.source,
-                self.source.split("val"),
-                EvalTransform(preprocess),
-                shuffle=False,
-                cache=self._cache("val"),
-                **loading,
-            ),
-            recipe=recipe,
-            out=folder,
-            classes=self.source.classes,
-            preprocess=preprocess,
-            progress=False,
-            on_epoch=note,
+        if self._is_resident:
+            training, validation = (self._sized_images(split, preprocess) for split in ("train", "val"))
+            train_resident(net, training, validation, recipe=recipe, preprocess=preprocess, on_epoch=note)
+            return
+        with self._folder() as folder:
+            result = train(
+                net,
+                self._loader("train", TrainTransform(preprocess, recipe.augment), recipe),
+                self._loader("val", EvalTransform(preprocess), recipe),
+                recipe=recipe,
+                out=folder,
+                classes=self.source.classes,
+                preprocess=preprocess,
+                progress=False,
+                on_epoch=note,
+            )
+            # Also one that came in the training's last moment: whoever presses Ctrl-C means the search.
+            if result.stop_requested:
+                raise KeyboardInterrupt
+
+    def _loader(
+        self, split: Split, transform: ImageTransform, recipe: Recipe
+    ) -> DataLoader[tuple[Tensor, Tensor]]:
+        for_training = isinstance(transform, TrainTransform)
+        return make_loader(
+            self.source,
+            self.source.split(split),
+            transform,
+            batch_size=recipe.batch_size,
+            shuffle=for_training,
+            drop_last=for_training,
+            seed=recipe.seed,
+            workers=recipe.workers,
+            cache=self._cache(split),
         )
+
+    def _sized_images(self, split: Split, preprocess: Preprocess) -> LabelledImages:
+        """All images of a split at a network's size, in a file that the other processes read."""
+        labels = torch.tensor([record.label for record in self.source.split(split)])
+        height, width = preprocess.size
+        file = None if self.scratch is None else self.scratch / f"{split}-{height}x{width}.npy"
+        if file is not None and file.is_file():
+            return LabelledImages(torch.from_numpy(np.load(file)), labels)
+        loader = self._loader(split, EvalTransform(preprocess), self.recipe)
+        images = torch.cat([batch for batch, _ in loader])
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(file) as temporary, temporary.open("wb") as stream:
+                np.save(stream, images.numpy())
+        return LabelledImages(images, labels)
 
     def _recipe(self, seed: int, epochs: int | None) -> Recipe:
         changes: dict[str, Any] = {"seed": seed}
