@@ -176,6 +176,6 @@ def test_a_graph_draws_new_numbers_each_time() -> None:
     """Dropout of a recorded step would otherwise drop the same neurons for ever."""
     data = squares().to(torch.device("cuda"))
     net = new_network(spec=replace(TINY, dropout=0.5)).cuda()
-    step = _Step(net, data, replace(PLAIN, learning_rate=1e-30, weight_decay=0.0), PREPROCESS)
+    step = _Step(net, data, replace(PLAIN, epochs=4, learning_rate=1e-30, weight_decay=0.0), PREPROCESS)
     losses = {step.run_epoch(0)[0] for _ in range(4)}
     assert len(losses) > 1
