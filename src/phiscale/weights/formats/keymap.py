@@ -28,8 +28,8 @@ class KeyMap:
         plain: Our module in a block without expansion -> theirs, without the prefix.
         expanded: The same for a block with expansion.
         needs_se: Whether blocks without squeeze-excite have no names here.
-        needs_skip: Whether networks with an MBConv that lacks its skip have no names here. No tensor shows it,
-            so a file in such a layout is one of a network with all skips.
+        needs_skip: Whether networks with an MBConv that lacks its skip have no names here. No tensor shows
+            it, so a file in such a layout is one of a network with all skips.
         leaves: Tensor of a kind of module (``conv``, ``depthwise``, ``norm``, ``linear``) by our name, such
             as ``norm.weight`` -> theirs, where it is not ours; None where theirs has no such tensor.
         axes: Kind of module -> the order in which their axes make ours, where it is not the same.
