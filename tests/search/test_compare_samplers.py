@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from hidden_optimum import SPACE, HiddenOptimum, Recorder, goal
+from made_up import OneFails
 from matplotlib.figure import Figure
 
 from phiscale.search.baseline import Effort, Proxy, explore
@@ -48,19 +49,15 @@ def test_searches_side_by_side_find_what_each_finds_alone(alone: Found, tmp_path
             assert len(store) == len(networks)
 
 
-class Broken(HiddenOptimum):
-    def __call__(self, *_: object, **__: object) -> None:  # type: ignore[override]
-        raise ArithmeticError("the loss became nan")
-
-
 def test_an_error_of_a_training_ends_the_comparison(tmp_path: Path) -> None:
+    one, effort = next(iter(EFFORTS.items()))
+    failing = {one: replace(effort, trials=1, proxy_seed=1)}
     with (
         TrialStore(tmp_path / "trials.db") as store,
-        TOOL["Pool"](Broken(most_macs=LIMITED.target), store, workers=1) as pool,
+        TOOL["Pool"](OneFails(), store, workers=1) as pool,
         pytest.raises(ArithmeticError, match="the loss became nan"),
     ):
-        one, effort = next(iter(EFFORTS.items()))
-        TOOL["compare"](SPACE, LIMITED, pool, {one: replace(effort, trials=1)})
+        TOOL["compare"](SPACE, LIMITED, pool, failing)
 
 
 def test_the_table_has_the_best_so_far(alone: Found) -> None:
