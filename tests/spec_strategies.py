@@ -22,6 +22,7 @@ def stage_specs(draw: st.DrawFn, *, max_channels: int = 40) -> StageSpec:
         expand_ratio=draw(st.integers(1, 6)) if inverted else 1,
         out_channels=channels,
         se_ratio=draw(st.sampled_from([0.0, 0.05, 0.25, 1.0])) if inverted else 0.0,
+        skip=draw(st.booleans()) if inverted else True,
         scale_width=draw(st.booleans()),
         scale_depth=draw(st.booleans()),
     )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import re
@@ -57,6 +58,8 @@ def test_skip_needs_stride_one_and_equal_channels() -> None:
     assert skips == [not first for first in firsts]
     same = StageSpec(block="mbconv", out_channels=32, num_layers=2)
     assert [b.has_skip for b in dataclasses.replace(B0, stages=(same,)).blocks()] == [True, True]
+    without = dataclasses.replace(B0, stages=(dataclasses.replace(same, skip=False),))
+    assert [(b.fits_skip, b.has_skip) for b in without.blocks()] == [(True, False)] * 2
     separable = StageSpec(block="depthwise_separable", out_channels=32, num_layers=2)
     assert [b.has_skip for b in dataclasses.replace(B0, stages=(separable,)).blocks()] == [False, False]
 
@@ -109,6 +112,15 @@ def test_json_round_trip(spec: NetworkSpec) -> None:
 @given(spec=network_specs())
 def test_a_second_trip_gives_the_same_text(spec: NetworkSpec) -> None:
     assert NetworkSpec.from_json(spec.to_json()).to_json() == spec.to_json()
+
+
+def test_a_skip_is_written_only_where_there_is_none() -> None:
+    assert "skip" not in B0.to_json()
+    without = dataclasses.replace(B0, stages=(dataclasses.replace(B0.stages[0], skip=False), *B0.stages[1:]))
+    assert [stage.get("skip") for stage in without.to_dict()["stages"]] == [False] + [None] * 6
+    # Recorded before `skip` was a field: what is stored under digests of specs is found again.
+    digest = "ccdfdbf1fcf2c429c7fdcaaf95abbc42f519b480430d14f2becd7db0cca5caea"
+    assert hashlib.sha256(B0.to_json().encode()).hexdigest() == digest
 
 
 def test_defaults_may_be_left_out() -> None:
@@ -186,6 +198,11 @@ INVALID: list[tuple[Change, str]] = [
     (_set("stages[6].se_ratio", math.nan), "stages[6].se_ratio must lie in [0, 1], got nan"),
     (_set("stages[6].scale_width", 1), "stages[6].scale_width must be true or false, got 1"),
     (_set("stages[6].scale_depth", "no"), "stages[6].scale_depth must be true or false, got 'no'"),
+    (_set("stages[6].skip", 0), "stages[6].skip must be true or false, got 0"),
+    (
+        _set("stages[0]", {"block": "basic", "out_channels": 8, "skip": False}),
+        "stages[0].skip belongs to mbconv; for block 'basic' it must be true",
+    ),
     (_set("stages[0].kernal_size", 3), "stages[0].kernal_size is not a field; did you mean 'kernel_size'?"),
     (_set("stages[0].block", "basic"), "stages[0].se_ratio belongs to mbconv; for block 'basic'"),
     (_set("stages[1].block", "basic"), "stages[1].expand_ratio belongs to mbconv; for block 'basic'"),

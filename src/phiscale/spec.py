@@ -84,6 +84,8 @@ class StageSpec:
         expand_ratio: Widening inside an MBConv; 1 leaves the expansion out. Other blocks: 1.
         out_channels: Channels the stage makes, the C_i of the paper.
         se_ratio: Squeeze-excite width as a fraction of the block's input channels; 0 leaves it out.
+        skip: Whether an MBConv adds its input where stride and channels allow it. Other blocks: True, which
+            leaves it to the kind of block.
         scale_width: Whether width scaling changes `out_channels`.
         scale_depth: Whether depth scaling changes `num_layers` (EfficientNet-Lite: not in the first
             and last stage).
@@ -96,6 +98,7 @@ class StageSpec:
     expand_ratio: int = 1
     out_channels: int
     se_ratio: float = 0.0
+    skip: bool = True
     scale_width: bool = True
     scale_depth: bool = True
 
@@ -108,6 +111,8 @@ class StageSpec:
             raise SpecError(f"expand_ratio belongs to mbconv; for block {self.block!r} it must be 1")
         if self.block != "mbconv" and self.se_ratio != 0.0:
             raise SpecError(f"se_ratio belongs to mbconv; for block {self.block!r} it must be 0")
+        if self.block != "mbconv" and not self.skip:
+            raise SpecError(f"skip belongs to mbconv; for block {self.block!r} it must be true")
         if self.block == "bottleneck" and self.out_channels % 4:
             raise SpecError(f"out_channels of a bottleneck must be a multiple of 4, got {self.out_channels}")
 
@@ -157,11 +162,14 @@ class BlockSpec:
         return max(1, int(self.in_channels * ratio)) if ratio > 0 else 0
 
     @property
+    def fits_skip(self) -> bool:
+        """Whether input and output have one shape, so that they could be added."""
+        return self.stride == 1 and self.in_channels == self.out_channels
+
+    @property
     def has_skip(self) -> bool:
         """Whether input and output are added without a projection."""
-        if self.stage.block == "depthwise_separable":
-            return False
-        return self.stride == 1 and self.in_channels == self.out_channels
+        return self.fits_skip and self.stage.skip and self.stage.block != "depthwise_separable"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,8 +273,15 @@ class NetworkSpec:
     # -- JSON ----------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """The spec as plain values, ready for JSON."""
-        return {"format": FORMAT, **dataclasses.asdict(self)}
+        """The spec as plain values, ready for JSON.
+
+        `skip` is there only where it is false: files and keys from before it was a choice stay as they are.
+        """
+        fields = dataclasses.asdict(self)
+        for stage in fields["stages"]:
+            if stage["skip"]:
+                del stage["skip"]
+        return {"format": FORMAT, **fields}
 
     def to_json(self) -> str:
         """The spec as indented JSON; `from_json` gives an equal spec back."""

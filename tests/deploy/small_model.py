@@ -25,9 +25,9 @@ TINY = NetworkSpec(
 )
 
 
-def make_model(folder: Path, *, channels: int = 3, seed: int = 0) -> Path:
+def make_model(folder: Path, *, channels: int = 3, seed: int = 0, spec: NetworkSpec = TINY) -> Path:
     torch.manual_seed(seed)
-    return save(Network(replace(TINY, in_channels=channels)), folder, classes=CLASSES)
+    return save(Network(replace(spec, in_channels=channels)), folder, classes=CLASSES)
 
 
 def make_photos(root: Path) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import openvino as ov
 import pytest
-from small_model import make_model
+from small_model import TINY, make_model
 from test_samples import make_classes
 from typer.testing import CliRunner
 
@@ -52,6 +52,20 @@ def test_an_export_answers_like_the_network(format: str, model_dir: Path) -> Non
     kept = first.copy()
     again(pixels[:1])
     np.testing.assert_array_equal(first, kept)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_network_without_skips(format: str, model_dir: Path, tmp_path: Path) -> None:  # noqa: A002
+    spec = replace(TINY, stages=tuple(replace(stage, skip=False) for stage in TINY.stages))
+    folder = make_model(tmp_path / "without", spec=spec)
+    ps.export(folder, format)  # type: ignore[arg-type]
+    without, with_skips = read_config(folder), read_config(model_dir)
+    assert without.spec == spec
+    pixels = np.random.default_rng(0).integers(0, 256, (3, *without.preprocess.size, 3), dtype=np.uint8)
+    wanted = open_runtime(without, "torch")(pixels)
+    np.testing.assert_allclose(open_runtime(without, format)(pixels), wanted, atol=1e-5)
+    # The weights are those of the network with skips, and the answers are others.
+    assert np.abs(open_runtime(with_skips, "torch")(pixels) - wanted).max() > 1e-3
 
 
 def test_auto_takes_the_fastest_and_only_of_these_weights(model_dir: Path) -> None:

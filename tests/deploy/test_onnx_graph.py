@@ -39,6 +39,7 @@ MBCONV = NetworkSpec(
 )
 SPECS = {
     "mbconv": MBCONV,
+    "no skips": replace(MBCONV, stages=tuple(replace(stage, skip=False) for stage in MBCONV.stages)),
     "symmetric": replace(MBCONV, padding="symmetric"),
     "hard swish, bias": replace(MBCONV, activation="hard_swish", conv_bias=True),
     "relu6, grey": replace(MBCONV, activation="relu6", in_channels=1),
@@ -96,6 +97,11 @@ def test_logits_equal_the_networks(name: str, dynamic: bool) -> None:
             images = torch.randn(count, net.spec.in_channels, *size)
             wanted = net(images).numpy()
             np.testing.assert_allclose(run(model, images.numpy()), wanted, atol=1e-5 * abs(wanted).max())
+
+
+def test_additions_are_those_of_the_skips() -> None:
+    for name, wanted in (("mbconv", sum(block.has_skip for block in MBCONV.blocks())), ("no skips", 0)):
+        assert sum(node.op_type == "Add" for node in graph(network(SPECS[name])).graph.node) == wanted
 
 
 @torch.no_grad()

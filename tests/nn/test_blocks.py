@@ -101,6 +101,18 @@ def test_mbconv_skips_only_at_stride_one_with_equal_channels(
     assert torch.equal(y, x) if has_skip else not y.any()
 
 
+def test_mbconv_without_a_skip_drops_nothing() -> None:
+    torch.manual_seed(0)
+    with_skip: Any = randomise(MBConv(8, 8, drop_path=0.9))
+    without: Any = MBConv(8, 8, skip=False, drop_path=0.9)
+    assert not without.has_skip
+    without.load_state_dict(with_skip.state_dict())
+    x = torch.randn(4, 8, 6, 6)
+    # In eval mode the branch alone; in train mode the same branch for every sample, none dropped.
+    torch.testing.assert_close(without.eval()(x), with_skip.eval()(x) - x, rtol=1e-5, atol=1e-5)
+    assert without.train()(x).flatten(1).any(1).all()
+
+
 def test_mbconv_squeezes_a_share_of_its_input_channels() -> None:
     block = MBConv(16, 16, expand_ratio=6, se_ratio=0.25)
     assert isinstance(block.se, SqueezeExcite)

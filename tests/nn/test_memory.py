@@ -108,6 +108,14 @@ def test_other_shapes(name: str, size: tuple[int, int]) -> None:
     assert cost.training_bytes == pytest.approx(peak_bytes(lambda: train(spec, 4)), rel=MARGIN)
 
 
+def test_without_skips() -> None:
+    b0 = get_spec("efficientnet_b0")
+    spec = replace(b0, stages=tuple(replace(stage, skip=False) for stage in b0.stages))
+    cost = complexity(spec, 2, optimizer_states=1)
+    assert cost.inference_bytes == pytest.approx(peak_bytes(lambda: infer(spec, 2)), rel=INFERENCE_MARGIN)
+    assert cost.training_bytes == pytest.approx(peak_bytes(lambda: train(spec, 2)), rel=TRAINING_MARGIN)
+
+
 def test_checkpointing_saves_memory() -> None:
     spec = replace(get_spec("efficientnet_b0"), image_size=(96, 96))
     plain = peak_bytes(lambda: train(spec, 16))

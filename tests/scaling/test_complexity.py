@@ -14,6 +14,7 @@ from phiscale.errors import SpecError
 from phiscale.families import get_spec, list_specs
 from phiscale.scaling.complexity import MAX_BLOCKS, complexity
 from phiscale.scaling.compound import scale
+from phiscale.scaling.tape import tape
 from phiscale.spec import NetworkSpec, StageSpec
 from spec_strategies import network_specs
 
@@ -138,6 +139,15 @@ def test_training_needs_more_than_inference_and_that_more_than_the_weights(spec:
     assert cost.training_bytes > 8 * cost.params
 
 
+def test_a_skip_costs_an_addition_and_nothing_else() -> None:
+    without = replace(B0, stages=tuple(replace(stage, skip=False) for stage in B0.stages))
+    ops, others = (list(tape(spec, spec.image_size)) for spec in (B0, without))
+    assert [op for op in ops if op.kind != "add"] == others
+    assert len(ops) - len(others) == sum(block.has_skip for block in B0.blocks())
+    one, other = complexity(B0), complexity(without)
+    assert (one.params, one.macs, one.activations) == (other.params, other.macs, other.activations)
+
+
 def test_image_size_is_an_argument() -> None:
     cost = complexity(B0, image_size=(97, 131))
     assert cost.image_size == (97, 131)
@@ -158,6 +168,7 @@ def test_no_classifier_and_no_head() -> None:
     [
         ({"block": "mbconv", "expand_ratio": 4, "kernel_size": 7, "se_ratio": 0.5}, "MBConv4, k7x7, se0.5"),
         ({"block": "mbconv"}, "MBConv1, k3x3"),
+        ({"block": "mbconv", "se_ratio": 0.25, "skip": False}, "MBConv1, k3x3, se0.25, no skip"),
         ({"block": "depthwise_separable"}, "Separable, k3x3"),
         ({"block": "bottleneck", "kernel_size": 5}, "Bottleneck, k5x5"),
         ({"block": "basic"}, "Basic, k3x3"),

@@ -185,7 +185,7 @@ def test_scale_applies_the_rounding_to_every_part(spec: NetworkSpec, d: float, w
         channels = round_channels(old.out_channels, w) if old.scale_width else old.out_channels
         assert (new.num_layers, new.out_channels) == (layers, channels)
         assert (new.block, new.kernel_size, new.stride) == (old.block, old.kernel_size, old.stride)
-        assert (new.expand_ratio, new.se_ratio) == (old.expand_ratio, old.se_ratio)
+        assert (new.expand_ratio, new.se_ratio, new.skip) == (old.expand_ratio, old.se_ratio, old.skip)
     ends = [(spec.stem, scaled.stem), (spec.head, scaled.head)]
     for part, scaled_part in ends:
         if part is None or scaled_part is None:

@@ -50,14 +50,29 @@ class HiddenOptimum:
     """An objective: accuracy falls with the distance from one network of the space, chosen by a seed.
 
     Every choice has its own weight, so some matter and most matter little, as in real networks.
+
+    Args:
+        space: The networks.
+        most_macs: Limit on the multiply-adds of the best one, which needs at least 60 % of it.
+        seed: Chooses the best network and the weights.
+        fields: Fields of a stage that matter; None is all.
     """
 
     HIGHEST, RANGE = 0.95, 0.6
 
-    def __init__(self, space: SearchSpace = SPACE, *, most_macs: float, seed: int = 0) -> None:
+    def __init__(
+        self,
+        space: SearchSpace = SPACE,
+        *,
+        most_macs: float,
+        seed: int = 0,
+        fields: tuple[str, ...] | None = None,
+    ) -> None:
         self.space, self.choices = space, space.choices()
         rng = random.Random(seed)
         weights = {name: rng.random() ** 2 for name in self.choices}
+        if fields is not None:
+            weights = {name: weight * name.endswith(fields) for name, weight in weights.items()}
         self.weights = {name: weight / sum(weights.values()) for name, weight in weights.items()}
         while True:
             self.best = space.decode({name: rng.choice(values) for name, values in self.choices.items()})

@@ -25,7 +25,7 @@ from phiscale.families import get_spec
 from phiscale.scaling.budget import Budget
 from phiscale.scaling.complexity import complexity
 from phiscale.scaling.compound import compound_scale
-from phiscale.search.baseline import BaselineSearch, Effort, search_baseline
+from phiscale.search.baseline import BaselineSearch, Effort, explore, search_baseline
 from phiscale.search.baseline_report import BASELINE, draw_search, search_to_dict, write_search
 from phiscale.search.objective import Score, Trial
 from phiscale.search.pareto import dominates
@@ -81,6 +81,59 @@ def test_samplers_beat_random_search_and_approach_the_optimum(sampler: SamplerNa
     assert medians[sampler] > medians["random"]
     # At least half of the way from what random search finds to the optimum.
     assert optimum - medians[sampler] < 0.5 * (optimum - medians["random"])
+
+
+@pytest.mark.parametrize("sampler", ["nsga2", "tpe"])
+def test_samplers_learn_where_to_skip(sampler: SamplerName) -> None:
+    def of_the_last(name: SamplerName, seed: int) -> float:
+        train = Recorder(HiddenOptimum(most_macs=LIMITED.target, fields=("block", "skip")))
+        effort = replace(SMALL, sampler=name, seed=seed, trials=80)
+        proxies = explore(SPACE, LIMITED, train, effort=effort).proxies
+        return statistics.mean(proxy.score.top1 for proxy in proxies[40:])
+
+    learnt, by_chance = (
+        statistics.median(of_the_last(name, seed) for seed in range(3)) for name in (sampler, "random")
+    )
+    # Of what random search lacks of the optimum, at least a third is gone.
+    assert HiddenOptimum.HIGHEST - learnt < 2 / 3 * (HiddenOptimum.HIGHEST - by_chance)
+
+
+def test_the_hidden_optimum_has_the_right_skips() -> None:
+    objective = HiddenOptimum(most_macs=LIMITED.target)
+    assert objective(objective.best, seed=0).top1 == HiddenOptimum.HIGHEST
+    choosing = {block.stage_index for block in objective.best.blocks() if block.fits_skip}
+    stages = objective.best.stages
+    flipped = [
+        replace(
+            objective.best,
+            stages=(
+                *stages[:index],
+                replace(stages[index], skip=not stages[index].skip),
+                *stages[index + 1 :],
+            ),
+        )
+        for index in choosing
+        if stages[index].block == "mbconv"
+    ]
+    assert flipped
+    assert all(objective(spec, seed=0).top1 < HiddenOptimum.HIGHEST for spec in flipped)
+
+
+def test_searches_share_trainings_where_the_proxies_seed_is_given() -> None:
+    shared = Recorder(HiddenOptimum(most_macs=LIMITED.target))
+    one, other = (replace(SMALL, seed=seed, proxy_seed=7, sampler="random", trials=8) for seed in (0, 1))
+    spec = SPACE.smallest()
+    assert one.proxy(spec) == other.proxy(spec) == replace(SMALL.proxy(spec), seed=7)
+    first = explore(SPACE, LIMITED, shared, effort=one)
+    second = explore(SPACE, LIMITED, shared, effort=other)
+    assert {trial.seed for trial in shared.asked} == {7}
+    # The sampler's seed is another one, so the proposals are.
+    assert [p.candidate.spec for p in first.proxies] != [p.candidate.spec for p in second.proxies]
+    # The second half of a search finds the first half's trainings, and adds to them.
+    calls = shared.objective.calls
+    found = search_baseline(SPACE, LIMITED, shared, effort=one)
+    assert found.proxies == first.proxies
+    assert shared.objective.calls - calls == len(found.finalists)
 
 
 def test_of_a_small_space_every_network_is_tried() -> None:

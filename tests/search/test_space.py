@@ -37,12 +37,14 @@ def test_a_network_encodes_to_a_point_that_decodes_to_it(drawn: tuple[SearchSpac
     encoded = space.encode(spec)
     assert space.decode(encoded) == spec
     assert space.encode(space.decode(encoded)) == encoded
-    # What a point says and its network does not: only what a separable stage lacks.
+    # What a point says and its network does not: what a separable stage lacks, and a skip where none fits.
+    fitting = {block.stage_index for block in spec.blocks() if block.fits_skip}
     for name in point:
         if encoded[name] != point[name]:
-            stage = name.partition(".")[0]
-            assert point[f"{stage}.block"] == "depthwise_separable"
-            assert name.endswith(("expand_ratio", "se_ratio"))
+            stage, field = name.split(".")
+            separable = point[f"{stage}.block"] == "depthwise_separable"
+            assert field in (("expand_ratio", "se_ratio", "skip") if separable else ("skip",))
+            assert separable or int(stage[7:-1]) not in fitting
 
 
 @given(points())
@@ -89,6 +91,7 @@ def test_the_template_s_own_values_are_choices() -> None:
         "stages[0].kernel_size": (3, 5, 7),
         "stages[0].expand_ratio": (1, 2, 3, 4, 6),
         "stages[0].se_ratio": (0.0, 0.1, 0.25),
+        "stages[0].skip": (False, True),
         "stages[0].num_layers": (1, 2, 3),
         "stages[0].out_channels": (12, 20, 28),
     }
@@ -111,6 +114,21 @@ def test_size_counts_different_networks() -> None:
         for values in itertools.product(*choices.values())
     }
     assert len(every) == space.size
+
+
+def test_a_skip_that_fits_nothing_makes_no_other_network() -> None:
+    point = SPACE.encode(TEMPLATE)
+    # From 16 channels of the stem to 8 there is nothing to add; in two layers there is, in the second.
+    one, two = ({**point, "stages[0].num_layers": layers} for layers in (1, 2))
+    assert SPACE.decode({**one, "stages[0].skip": False}) == SPACE.decode({**one, "stages[0].skip": True})
+    assert SPACE.decode({**two, "stages[0].skip": False}) != SPACE.decode({**two, "stages[0].skip": True})
+
+
+def test_a_template_without_skips_is_in_its_space() -> None:
+    b0 = get_spec("efficientnet_b0")
+    spec = replace(b0, stages=tuple(replace(stage, skip=False) for stage in b0.stages))
+    space = SearchSpace.around(spec)
+    assert space.decode(space.encode(spec)) == spec
 
 
 def test_a_template_of_other_blocks_is_refused() -> None:

@@ -9,6 +9,7 @@ import pytest
 from made_up import SMALL
 
 from phiscale.errors import MissingDependencyError, TrainingError
+from phiscale.families import get_spec
 from phiscale.search.objective import Score, Trial
 from phiscale.search.store import TrialStore
 
@@ -24,6 +25,11 @@ def test_what_decides_a_result_decides_the_key() -> None:
         replace(TRIAL, spec=replace(SMALL, image_size=(28, 32))),
     ]
     assert len({TRIAL.key, *(other.key for other in others)}) == 4
+
+
+def test_keys_of_networks_with_all_skips_are_those_of_before_there_was_a_choice() -> None:
+    key = "ef469fe0ff2f179f33465df459f10dd6c9c665403fd142e1b848c4f8941d5862"
+    assert Trial(spec=get_spec("efficientnet_b0"), seed=0, epochs=3).key == key
 
 
 def test_results_come_back_as_they_were(tmp_path: Path) -> None:

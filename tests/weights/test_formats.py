@@ -127,6 +127,8 @@ def test_there_and_back_for_networks_of_anybodys_own(
     if layout.needs_se:
         stages = tuple(replace(stage, se_ratio=max(stage.se_ratio, 0.05)) for stage in spec.stages)
         spec = replace(spec, stages=stages)
+    if layout.needs_skip:
+        spec = replace(spec, stages=tuple(replace(stage, skip=True) for stage in spec.stages))
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
     state = {
         name: torch.randn(shape, generator=generator)
@@ -169,6 +171,23 @@ def test_networks_of_another_kind(layout: KeyMap, name: str, what: str) -> None:
 def test_a_network_without_a_head(layout: KeyMap) -> None:
     with pytest.raises(ModelDirError, match="no names for networks without a head"):
         layout.tensors(replace(get_spec("efficientnet_b0"), head=None))
+
+
+@LAYOUTS
+def test_a_network_without_a_skip(layout: KeyMap) -> None:
+    b0 = get_spec("efficientnet_b0")
+    # The second stage has two layers; the first has one, whose channels change.
+    first, second = (
+        replace(b0, stages=tuple(replace(stage, skip=index != i) for i, stage in enumerate(b0.stages)))
+        for index in (0, 1)
+    )
+    assert layout.tensors(first) == layout.tensors(b0)
+    if layout.needs_skip:
+        with pytest.raises(ModelDirError, match=f"in the {layout.name} layout every MBConv has a skip"):
+            layout.tensors(second)
+    else:
+        assert layout.tensors(second) == layout.tensors(b0)
+    assert layout.needs_skip == (layout.name != "phiscale")
 
 
 @LAYOUTS

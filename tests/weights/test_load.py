@@ -90,6 +90,30 @@ def test_missing_and_unexpected_are_named(net: Network, tmp_path: Path) -> None:
     assert report.unused == ("extra",)
 
 
+def test_skips_that_differ_are_named(net: Network, tmp_path: Path) -> None:
+    without = replace(TINY, stages=(*TINY.stages[:1], replace(TINY.stages[1], skip=False)))
+    target, other = Network(without), save(net, tmp_path / "with")
+    with pytest.raises(ModelDirError, match=r"stages\[1\] has a skip in the file and none in the network"):
+        load_weights(target, other)
+    assert load_weights(target, other, strict=False).complete
+    assert target.spec == without
+    # And the other way round; what has the same skips fits.
+    own = save(target, tmp_path / "without")
+    with pytest.raises(ModelDirError, match=r"stages\[1\] has a skip in the network and none in the file"):
+        load_weights(net, own)
+    assert load_weights(Network(without), own).complete
+    # A publisher's file has all skips.
+    timm = convert_weights(other, to="timm", output=tmp_path / "timm.safetensors").output
+    assert timm is not None
+    assert load_weights(Network(TINY), timm).complete
+    with pytest.raises(ModelDirError):
+        load_weights(Network(without), timm)
+    with pytest.raises(
+        ModelDirError, match="in the timm layout every MBConv has a skip, and tiny is without"
+    ):
+        convert_weights(own, to="timm", output=tmp_path / "no.safetensors")
+
+
 def test_a_body_that_does_not_fit(net: Network, tmp_path: Path) -> None:
     state = net.state_dict()
     del state["head.norm.weight"]

@@ -271,7 +271,7 @@ def _show_plan(plan: BaselinePlan, effort: Effort, workers: int, *, as_json: boo
         )
         return
     print_plan(plan, effort)
-    fields = ("block", "kernel_size", "expand_ratio", "se_ratio", "num_layers", "out_channels")
+    fields = ("block", "kernel_size", "expand_ratio", "se_ratio", "skip", "num_layers", "out_channels")
     print_table(
         ("stage", "stride", *(field.replace("_", " ") for field in fields)),
         [

@@ -21,7 +21,7 @@ class MBConv(nn.Module):
     """Mobile inverted bottleneck (Sandler et al. 2018) with squeeze-excite (Tan et al. 2019).
 
     1×1 expansion (only when `expand_ratio` is not 1), k×k depthwise, squeeze-excite, 1×1 linear
-    projection; input and output are added only at stride 1 with equal channels.
+    projection; input and output are added only at stride 1 with equal channels, and not without `skip`.
 
     Args:
         in_channels: Channels of the input.
@@ -30,6 +30,7 @@ class MBConv(nn.Module):
         stride: Stride of the depthwise convolution.
         expand_ratio: Widening inside the block.
         se_ratio: Squeeze width as a fraction of `in_channels`; 0 leaves squeeze-excite out.
+        skip: Whether input and output are added where they have one shape.
         drop_path: Probability of dropping the branch of a sample, where there is a skip.
         options: Activation, padding, norm and bias.
 
@@ -46,6 +47,7 @@ class MBConv(nn.Module):
         stride: int = 1,
         expand_ratio: int = 6,
         se_ratio: float = 0.25,
+        skip: bool = True,
         drop_path: float = 0.0,
         options: LayerOptions = LayerOptions(),
     ) -> None:
@@ -55,7 +57,7 @@ class MBConv(nn.Module):
         if not 0.0 <= se_ratio <= 1.0:
             raise SpecError(f"se_ratio must lie in [0, 1], got {se_ratio!r}")
         channels = in_channels * expand_ratio
-        self.has_skip = stride == 1 and in_channels == out_channels
+        self.has_skip = skip and stride == 1 and in_channels == out_channels
         self.expand = (
             ConvNormAct(in_channels, channels, 1, options=options) if expand_ratio != 1 else nn.Identity()
         )
@@ -184,6 +186,7 @@ def make_block(block: BlockSpec, options: LayerOptions) -> nn.Module:
                 stride=block.stride,
                 expand_ratio=stage.expand_ratio,
                 se_ratio=stage.se_ratio,
+                skip=stage.skip,
                 drop_path=block.drop_path,
                 options=options,
             )

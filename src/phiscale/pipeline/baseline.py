@@ -29,7 +29,14 @@ from phiscale.search.space import SearchSpace
 from phiscale.search.store import TrialStore
 from phiscale.spec import NetworkSpec
 
-__all__ = ["BaselinePlan", "default_effort", "forecast_seconds", "plan_baseline", "run_baseline"]
+__all__ = [
+    "BaselinePlan",
+    "default_effort",
+    "forecast_seconds",
+    "plan_baseline",
+    "run_baseline",
+    "write_results",
+]
 
 # Of the epochs and of the image side of a full training.
 PROXY_EPOCHS, PROXY_SIDE, LEAST_PROXY_SIDE = 0.2, 0.75, 16
@@ -166,12 +173,27 @@ def run_baseline(
                     run_trials, objective=objective or images, store=store, backend=backend or local
                 )
                 search = search_baseline(plan.space, plan.goal, train, effort=effort, stage=stage)
-        write_search(search, folder, name=name)
-        for ending in ("png", "svg"):
-            figure = new_figure(9, 4)
-            draw_search(figure, search)
-            figure.savefig(folder / f"pareto.{ending}")
+        write_results(search, folder, name=name)
     return search
+
+
+def write_results(search: BaselineSearch, folder: Path, *, name: str = "searched_baseline") -> None:
+    """Write all files of `run_baseline` but for the trainings.
+
+    Args:
+        search: What was found.
+        folder: Where to; it must exist.
+        name: What to call the network.
+
+    Raises:
+        TrainingError: A file cannot be written.
+        MissingDependencyError: matplotlib is not installed.
+    """
+    write_search(search, folder, name=name)
+    for ending in ("png", "svg"):
+        figure = new_figure(9, 4)
+        draw_search(figure, search)
+        figure.savefig(folder / f"pareto.{ending}")
 
 
 def forecast_seconds(plan: BaselinePlan, effort: Effort, *, workers: int = 1) -> float:

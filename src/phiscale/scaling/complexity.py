@@ -179,7 +179,8 @@ def _operator(spec: NetworkSpec, index: int) -> str:
     match stage.block:
         case "mbconv":
             se = f", se{stage.se_ratio:g}" if stage.se_ratio else ""
-            return f"MBConv{stage.expand_ratio}, {kernel}{se}"
+            skip = "" if stage.skip else ", no skip"
+            return f"MBConv{stage.expand_ratio}, {kernel}{se}{skip}"
         case "depthwise_separable":
             return f"Separable, {kernel}"
         case "bottleneck":

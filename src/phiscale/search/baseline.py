@@ -11,7 +11,7 @@ in the store. Begun again, it takes the recorded ones and goes on where it stopp
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -27,7 +27,16 @@ from phiscale.search.space import SearchSpace
 from phiscale.search.statistics import Interval, confidence_interval
 from phiscale.spec import NetworkSpec, as_size
 
-__all__ = ["BaselineSearch", "Effort", "Finalist", "Proxy", "Train", "search_baseline"]
+__all__ = [
+    "BaselineSearch",
+    "Effort",
+    "Exploration",
+    "Finalist",
+    "Proxy",
+    "Train",
+    "explore",
+    "search_baseline",
+]
 
 
 class Train(Protocol):
@@ -52,7 +61,9 @@ class Effort:
         finalists: Networks of the front that are trained in full, at most, those of the best reward.
         final_epochs: Epochs of a full training; None is the recipe's number.
         final_seeds: Seeds of the full trainings of each finalist.
-        seed: Seed of the sampler and of the proxies.
+        seed: Seed of the sampler.
+        proxy_seed: Seed of the proxies' trainings; None is `seed`. Searches that differ in `seed` alone share
+            their trainings where this is given.
 
     Raises:
         SpecError: A number is not positive, or a seed is given twice.
@@ -67,6 +78,7 @@ class Effort:
     final_epochs: int | None = None
     final_seeds: tuple[int, ...] = (0,)
     seed: int = 0
+    proxy_seed: int | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("trials", 1), ("generation", 2), ("finalists", 1)):
@@ -83,7 +95,8 @@ class Effort:
         """The short training of a network. Only the image size differs, so the weights' shapes stay."""
         if self.proxy_image_size is not None:
             spec = replace(spec, image_size=as_size(self.proxy_image_size))
-        return Trial(spec=spec, seed=self.seed, epochs=self.proxy_epochs)
+        seed = self.seed if self.proxy_seed is None else self.proxy_seed
+        return Trial(spec=spec, seed=seed, epochs=self.proxy_epochs)
 
     def full(self, spec: NetworkSpec) -> list[Trial]:
         """The full trainings of a network."""
@@ -105,6 +118,21 @@ class Proxy:
     cost: float
     score: Score
     reward: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exploration:
+    """The first half of a search: what was proposed, and what the short trainings gave.
+
+    Attributes:
+        proxies: All networks that were trained, in the order of the proposals.
+        rejected: Proposals beyond a limit, which were not trained.
+        repeated: Proposals of a network that had been proposed before.
+    """
+
+    proxies: tuple[Proxy, ...]
+    rejected: int
+    repeated: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,12 +240,36 @@ def search_baseline(
         SpecError: The proxies' images are too small for the network.
         MissingDependencyError: Optuna is not installed.
     """
+    explored = explore(space, goal, train, effort=effort, stage=stage)
+    return BaselineSearch(
+        space=space,
+        goal=goal,
+        effort=effort,
+        proxies=explored.proxies,
+        finalists=_finalists(space, goal, _staged(train, stage), effort, explored.proxies),
+        rejected=explored.rejected,
+        repeated=explored.repeated,
+    )
+
+
+def explore(
+    space: SearchSpace,
+    goal: Goal,
+    train: Train,
+    *,
+    effort: Effort = Effort(),
+    stage: Stage | None = None,
+) -> Exploration:
+    """Propose networks and train each a little, without the full trainings at the end of `search_baseline`.
+
+    Args and Raises: those of `search_baseline`.
+    """
     _check_proxies(effort, space.template)
     start = space.template if goal.fits(goal.costs(space.template)) else None
     proposals = Proposals(
         space, goal, sampler=effort.sampler, seed=effort.seed, population=effort.generation, start=start
     )
-    staged = _InStages(train, stage or (lambda _: nullcontext()))
+    staged = _staged(train, stage)
     proxies: list[Proxy] = []
     while len(proxies) < effort.trials:
         candidates = proposals.ask(min(effort.generation, effort.trials - len(proxies)))
@@ -232,15 +284,11 @@ def search_baseline(
             cost = candidate.costs[goal.cost]
             reward = goal.reward(score.top1, cost)
             proxies.append(Proxy(candidate=candidate, cost=cost, score=score, reward=reward))
-    return BaselineSearch(
-        space=space,
-        goal=goal,
-        effort=effort,
-        proxies=tuple(proxies),
-        finalists=_finalists(space, goal, staged, effort, proxies),
-        rejected=proposals.rejected,
-        repeated=proposals.repeated,
-    )
+    return Exploration(proxies=tuple(proxies), rejected=proposals.rejected, repeated=proposals.repeated)
+
+
+def _staged(train: Train, stage: Stage | None) -> _InStages:
+    return _InStages(train, stage or (lambda _: nullcontext()))
 
 
 def _check_proxies(effort: Effort, template: NetworkSpec) -> None:
@@ -257,7 +305,7 @@ def _finalists(
     goal: Goal,
     train: _InStages,
     effort: Effort,
-    proxies: list[Proxy],
+    proxies: Sequence[Proxy],
 ) -> tuple[Finalist, ...]:
     """The best of the front and the template, trained in full, the best reward first."""
     front = pareto_front(proxies, place=lambda proxy: (proxy.cost, proxy.score.top1))

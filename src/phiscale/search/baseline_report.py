@@ -131,7 +131,8 @@ def _csv(search: BaselineSearch) -> str:
 def _rows(search: BaselineSearch) -> Iterator[dict[str, Any]]:
     goal, effort = search.goal, search.effort
     for proxy in search.proxies:
-        yield _row(proxy.candidate, "proxy", effort.seed, proxy.score, proxy.reward)
+        seed = effort.proxy(proxy.candidate.spec).seed
+        yield _row(proxy.candidate, "proxy", seed, proxy.score, proxy.reward)
     for one in search.finalists:
         candidate = Candidate(number=0, spec=one.spec, costs=one.costs)
         for seed, score in zip(effort.final_seeds, one.scores, strict=True):

@@ -1,9 +1,8 @@
 """The space in which a baseline is searched: MnasNet's, factorised over the stages of a network.
 
-Every stage has its own operator, kernel, expansion, squeeze-excite, layers and channels (Tan et al. 2019,
-"MnasNet", section 4.1), so layers differ from stage to stage and not within one. Strides, stem, head and
-image size are those of a template. The skip follows the block: an MBConv has the identity, a separable
-convolution has none.
+Every stage has its own operator, kernel, expansion, squeeze-excite, skip, layers and channels (Tan et al.
+2019, "MnasNet", section 4.1), so layers differ from stage to stage and not within one. Strides, stem, head
+and image size are those of a template.
 
 Examples:
     >>> from phiscale import get_spec
@@ -16,7 +15,6 @@ Examples:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -32,18 +30,19 @@ Point = Mapping[str, Value]
 """A choice for every name in `SearchSpace.choices`."""
 
 BLOCKS: tuple[BlockKind, ...] = ("depthwise_separable", "mbconv")
-KERNELS, EXPANSIONS, SE_RATIOS = (3, 5), (1, 3, 4, 6), (0.0, 0.25)
+KERNELS, EXPANSIONS, SE_RATIOS, SKIPS = (3, 5), (1, 3, 4, 6), (0.0, 0.25), (False, True)
 # MnasNet, section 4.1: filters of 0.75, 1 and 1.25 times, layers of one less and one more.
 CHANNEL_FACTORS = (0.75, 1.25)
 CHANNEL_STEP, LAYER_STEP = 8, 1
-ONLY_MBCONV = ("expand_ratio", "se_ratio")
+# What other blocks have in place of a choice.
+ONLY_MBCONV: Mapping[str, Value] = {"expand_ratio": 1, "se_ratio": 0.0, "skip": True}
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageSpace:
     """What one stage can be: the values of each field of `StageSpec`, in order of cost.
 
-    A separable stage has no expansion and no squeeze-excite, whatever is chosen for them.
+    A separable stage has no expansion, no squeeze-excite and no skip, whatever is chosen for them.
 
     Raises:
         SpecError: A field has no value, one twice, one out of order, or one that no stage can have.
@@ -53,6 +52,7 @@ class StageSpace:
     kernel_size: tuple[int, ...] = KERNELS
     expand_ratio: tuple[int, ...] = EXPANSIONS
     se_ratio: tuple[float, ...] = SE_RATIOS
+    skip: tuple[bool, ...] = SKIPS
     num_layers: tuple[int, ...]
     out_channels: tuple[int, ...]
 
@@ -70,12 +70,20 @@ class StageSpace:
         """Field → its values."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
-    @property
-    def size(self) -> int:
-        """How many different stages there are."""
-        shared = len(self.kernel_size) * len(self.num_layers) * len(self.out_channels)
-        of_block = {"mbconv": len(self.expand_ratio) * len(self.se_ratio)}
-        return shared * sum(of_block.get(block, 1) for block in self.block)
+    def size(self, *, fits_skip: bool) -> int:
+        """How many different stages of some number of output channels there are.
+
+        Args:
+            fits_skip: Whether the first block's input has the shape of its output.
+        """
+        other = len(self.expand_ratio) * len(self.se_ratio)
+        sizes = {
+            "mbconv": sum(
+                other * (len(self.skip) if fits_skip or layers > 1 else 1) for layers in self.num_layers
+            ),
+            "depthwise_separable": len(self.num_layers),
+        }
+        return len(self.kernel_size) * sum(sizes[block] for block in self.block)
 
     @classmethod
     def around(cls, stage: StageSpec) -> StageSpace:
@@ -143,7 +151,17 @@ class SearchSpace:
     @property
     def size(self) -> int:
         """How many different networks there are."""
-        return math.prod(stage.size for stage in self.stages)
+        # By the channels that they end with, which decide whether the next stage can add its input.
+        networks = {self.template.stem.out_channels: 1}
+        for stage, space in zip(self.template.stages, self.stages, strict=True):
+            networks = {
+                out: sum(
+                    count * space.size(fits_skip=stage.stride == 1 and channels == out)
+                    for channels, count in networks.items()
+                )
+                for out in space.out_channels
+            }
+        return sum(networks.values())
 
     def choices(self) -> dict[str, tuple[Value, ...]]:
         """Name, such as ``"stages[2].kernel_size"`` → its values, the smallest first."""
@@ -167,24 +185,27 @@ class SearchSpace:
             replace(stage, **self._stage_values(index, point))
             for index, stage in enumerate(self.template.stages)
         )
-        return replace(self.template, stages=stages)
+        return self._plain(replace(self.template, stages=stages))
 
     def encode(self, spec: NetworkSpec) -> dict[str, Value]:
         """The point of a network; `decode` gives an equal network back, but for its name.
 
-        What a separable stage does not have is set to the first choice.
+        What a stage does not have, such as the expansion of a separable one, is set to the first choice.
 
         Raises:
             SpecError: The network is not in the space; the message says in what.
         """
         if len(spec.stages) != len(self.stages):
             raise SpecError(f"{spec.name} has {len(spec.stages)} stages, and the space {len(self.stages)}")
+        can_skip = _can_skip(spec)
         point = {
-            _name(index, field): values[0] if _absent(stage, field) else getattr(stage, field)
+            _name(index, field): values[0]
+            if _absent(stage, field, can_skip=can_skip[index])
+            else getattr(stage, field)
             for index, (stage, space) in enumerate(zip(spec.stages, self.stages, strict=True))
             for field, values in space.choices().items()
         }
-        if replace(self.decode(point), name=spec.name) != spec:
+        if replace(self.decode(point), name=spec.name) != self._plain(spec):
             raise SpecError(
                 f"{spec.name} is not in the space: strides, stem, head and image size must be those of "
                 f"{self.template.name}"
@@ -209,16 +230,30 @@ class SearchSpace:
     def _stage_values(self, index: int, point: Point) -> dict[str, Any]:
         values: dict[str, Any] = {field: point[_name(index, field)] for field in self.stages[index].choices()}
         if values["block"] != "mbconv":
-            values |= {"expand_ratio": 1, "se_ratio": 0.0}
+            values |= ONLY_MBCONV
         return values
+
+    def _plain(self, spec: NetworkSpec) -> NetworkSpec:
+        """The same network with the template's `skip` where it decides nothing, so that equals are equal."""
+        stages = [
+            replace(stage, skip=stage.block != "mbconv" or own.skip) if not can_skip else stage
+            for stage, own, can_skip in zip(spec.stages, self.template.stages, _can_skip(spec), strict=True)
+        ]
+        return replace(spec, stages=tuple(stages))
 
 
 def _name(index: int, field: str) -> str:
     return f"stages[{index}].{field}"
 
 
-def _absent(stage: StageSpec, field: str) -> bool:
-    return stage.block != "mbconv" and field in ONLY_MBCONV
+def _can_skip(spec: NetworkSpec) -> list[bool]:
+    """Of each stage, whether it has an MBConv whose input could be added to its output."""
+    fitting = {block.stage_index for block in spec.blocks() if block.fits_skip}
+    return [stage.block == "mbconv" and index in fitting for index, stage in enumerate(spec.stages)]
+
+
+def _absent(stage: StageSpec, field: str, *, can_skip: bool) -> bool:
+    return (stage.block != "mbconv" and field in ONLY_MBCONV) or (field == "skip" and not can_skip)
 
 
 def _ordered(values: Iterable[Any]) -> tuple[Any, ...]:

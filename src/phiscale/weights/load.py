@@ -265,6 +265,7 @@ def _require_body(report: LoadReport, checkpoint: Checkpoint, net: Network) -> N
         unused=tuple(name for name in report.unused if name not in free),
     )
     if body.complete:
+        _require_skips(checkpoint, net)
         return
     if checkpoint.complete and checkpoint.spec.name != net.spec.name:
         raise ModelDirError(
@@ -272,6 +273,17 @@ def _require_body(report: LoadReport, checkpoint: Checkpoint, net: Network) -> N
             f"build {checkpoint.spec.name}, or give strict=False to take what fits"
         )
     body.require_all(checkpoint.source)
+
+
+def _require_skips(checkpoint: Checkpoint, net: Network) -> None:
+    """Check what no tensor shows: that the network adds where the one in the file did."""
+    for found, own in zip(checkpoint.spec.blocks(), net.spec.blocks(), strict=True):
+        if own.fits_skip and found.stage.skip != own.stage.skip:
+            with_it, without = ("file", "network") if found.stage.skip else ("network", "file")
+            raise ModelDirError(
+                f"stages[{own.stage_index}] has a skip in the {with_it} and none in the {without} "
+                f"({checkpoint.source}); change it, or give strict=False to take the weights as they are"
+            )
 
 
 def _settings(net: Network, checkpoint: Checkpoint, *, adjust: bool) -> dict[str, str]:

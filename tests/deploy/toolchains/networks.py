@@ -40,6 +40,7 @@ MBCONV = NetworkSpec(
 )
 SPECS = {
     "mbconv": MBCONV,
+    "no skips": replace(MBCONV, stages=tuple(replace(stage, skip=False) for stage in MBCONV.stages)),
     "symmetric": replace(MBCONV, padding="symmetric", conv_bias=True),
     "lite, grey": replace(
         MBCONV,

@@ -28,6 +28,8 @@ class KeyMap:
         plain: Our module in a block without expansion -> theirs, without the prefix.
         expanded: The same for a block with expansion.
         needs_se: Whether blocks without squeeze-excite have no names here.
+        needs_skip: Whether networks with an MBConv that lacks its skip have no names here. No tensor shows
+            it, so a file in such a layout is one of a network with all skips.
         leaves: Tensor of a kind of module (``conv``, ``depthwise``, ``norm``, ``linear``) by our name, such
             as ``norm.weight`` -> theirs, where it is not ours; None where theirs has no such tensor.
         axes: Kind of module -> the order in which their axes make ours, where it is not the same.
@@ -43,6 +45,7 @@ class KeyMap:
     plain: Mapping[str, str]
     expanded: Mapping[str, str]
     needs_se: bool = False
+    needs_skip: bool = True
     leaves: Mapping[str, str | None] = field(default_factory=dict)
     axes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     separator: str = "."
@@ -99,6 +102,11 @@ class KeyMap:
         if others or spec.head is None:
             what = f"{others[0]} blocks" if others else "networks without a head"
             raise ModelDirError(f"the {self.name} layout of EfficientNets has no names for {what}")
+        if self.needs_skip and any(block.fits_skip and not block.stage.skip for block in spec.blocks()):
+            raise ModelDirError(
+                f"in the {self.name} layout every MBConv has a skip, and {spec.name} is without some; "
+                "keep its weights in the phiscale layout"
+            )
         if self.needs_se and not all(block.se_channels for block in spec.blocks()):
             raise ModelDirError(
                 f"{self.publisher} has no EfficientNet without squeeze-excite, so {spec.name} has no names "

@@ -27,4 +27,5 @@ OWN = KeyMap(
     block="stages.{stage}.{layer}.",
     plain={ours: theirs for ours, theirs in _PARTS.items() if not ours.startswith("expand.")},
     expanded=_PARTS,
+    needs_skip=False,
 )
