@@ -256,13 +256,8 @@ def on_gpu(run: Run) -> dict[str, Any]:
     if not torch.cuda.is_available():
         print("  no GPU here: left out")
         return {}
-    rows = gpu.measure_gpu(run.b0, rounds=run.effort.rounds)
-    for row in rows:
-        print(
-            f"  batch {row['batch']:4} {row['library']:10}{row['way']:48}{row['median_ms']:9.3f} ms"
-            f"{row['images_per_second']:10.0f} img/s{row['times_timm']:7.2f} ×{row['difference']:10.1e}"
-        )
-    return {"gpu": gpu.describe(), "rows": rows}
+    rows = gpu.measure_gpu(run.b0, rounds=run.effort.few_rounds)
+    return {"gpu": gpu.describe(), "weights": run.b0.start or "random", "rows": rows}
 
 
 SECTIONS: dict[str, Callable[[Run], dict[str, Any]]] = {

@@ -109,8 +109,8 @@ B0 at {size} px, batch {batch}, SGD with momentum, each library as it comes.
 
 GPU = """## GPU
 
-{name}, {memory_gib} GiB, CUDA {cuda}, cuDNN {cudnn}. B0; times against timm in fp32 as it comes, at each
-batch.
+{name}, {memory_gib} GiB, CUDA {cuda}, cuDNN {cudnn}, TF32 of convolutions {tf32}. B0, weights:
+{weights}; times against timm in fp32 as it comes, at each batch. torch.compile is tried for some batches.
 
 {table}
 """
@@ -279,20 +279,27 @@ def _training(section: Row) -> str:
 
 
 def _gpu(section: Row) -> str:
-    lines = [
-        [
-            str(row["batch"]),
-            _bold(row, row["library"]),
-            row["way"],
-            f"{row['median_ms']:.3f}",
-            f"{row['images_per_second']:.0f}",
-            f"{row['times_timm']:.2f}",
-            f"{row['difference']:.0e}",
-        ]
-        for row in section["rows"]
-    ]
     head = ["batch", "", "", "ms", "images/s", "×", "difference"]
-    return GPU.format(table=_markdown(head, lines), **section["gpu"])
+    values = {
+        **section["gpu"],
+        "tf32": "on" if section["gpu"]["tf32_convolutions"] else "off",
+        "weights": section["weights"],
+    }
+    return GPU.format(table=_markdown(head, [_gpu_line(row) for row in section["rows"]]), **values)
+
+
+def _gpu_line(row: Row) -> list[str]:
+    start = [str(row["batch"]), _bold(row, row["library"])]
+    if "error" in row:
+        return [*start, f"{row['way']}: {row['error'].replace('|', '/')}", *(4 * ["–"])]
+    return [
+        *start,
+        row["way"],
+        f"{row['median_ms']:.3f}",
+        f"{row['images_per_second']:.0f}",
+        f"{row['times_timm']:.2f}",
+        f"{row['difference']:.0e}",
+    ]
 
 
 def _bold(row: Row, text: str) -> str:
@@ -307,7 +314,7 @@ def _markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 
 def _is_figure(rows: Sequence[Sequence[str]], index: int) -> bool:
-    return all(row[index][:1].isdigit() for row in rows)
+    return all(row[index][:1].isdigit() or row[index] == "–" for row in rows)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,15 @@ def whole() -> dict[str, Any]:
             ]
         },
         "gpu": {
-            "gpu": {"name": "a GPU", "memory_gib": 80, "cuda": "13.0", "cudnn": 9, "tf32": False},
+            "gpu": {
+                "name": "a GPU",
+                "memory_gib": 80,
+                "cuda": "13.0",
+                "cudnn": 9,
+                "tf32": False,
+                "tf32_convolutions": True,
+            },
+            "weights": "random",
             "rows": [
                 {
                     "library": "phiscale",
@@ -53,7 +61,14 @@ def whole() -> dict[str, Any]:
                     "times_timm": 2.0,
                     "difference": 1e-3,
                     "agreement": 1.0,
-                }
+                },
+                {
+                    "library": "timm",
+                    "way": "fp16, channels_last, torch.compile",
+                    "precision": "fp16",
+                    "batch": 1,
+                    "error": "TimeoutError: not compiled",
+                },
             ],
         },
     }
@@ -67,6 +82,10 @@ def test_the_page_shows_every_section() -> None:
     assert "| **phiscale, OpenVINO bf16** | 5.00 | 5.50 | 4.00 | 50% | 1e-02 | 100.0% | 100.0% |" in page
     assert "| openvino 150, numpy 60 |" in page
     assert "| **phiscale** | 400.0 | 40.0 | 2.00 |" in page
+    assert (
+        "| 1 | timm | fp16, channels_last, torch.compile: TimeoutError: not compiled | – | – | – | – |"
+        in page
+    )
     assert "{" not in page
 
 
