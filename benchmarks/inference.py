@@ -345,7 +345,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure; returns 0 when all went well, 1 when a bar or a section failed, 2 for a mistake, 130 when stopped."""
+    """Measure; returns 0, 1 when a bar or a section failed, 2 for a mistake, or 130 when it was stopped."""
     options = _arguments(arguments)
     output: Path | None = options.output or (None if options.quick else OUTPUT)
     try:
