@@ -19,7 +19,7 @@ TOOL = runpy.run_path(str(ROOT / "tools" / "make_benchmark_page.py"))
 
 def report(sections: dict[str, Any], *, elsewhere: str | None = None) -> dict[str, Any]:
     """A report whose section `elsewhere`, if any, is of another machine."""
-    here = {
+    here: dict[str, Any] = {
         "date": "2026-01-01",
         "machine": machine(2),
         "versions": versions(),
