@@ -4,6 +4,8 @@ BIN := .venv/bin
 # mkdocs-material announces its successor at every build.
 export NO_MKDOCS_2_WARNING := 1
 export OMP_NUM_THREADS ?= $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0)))')
+# What `make bench` measures, such as BENCH="--only latency"; all of it where left out.
+BENCH ?=
 # Two test processes with one thread each are faster than one with two.
 WORKERS ?= $(OMP_NUM_THREADS)
 
@@ -51,8 +53,9 @@ docs: .venv/dev  ## Build the documentation into site/.
 figures: .venv/app  ## Draw the pictures of README and docs again.
 	$(BIN)/phiscale scale efficientnet_b0 --macs 1.5G --plot docs/images/compound-scaling.png
 
-bench: .venv/dev  ## Measure this project and its peers in one run.
-	$(BIN)/python benchmarks/forward.py
+bench: .venv/dev  ## Measure this project and its peers, and write docs/benchmarks.md.
+	$(BIN)/python -m benchmarks.inference $(BENCH); ended=$$?; \
+	$(BIN)/python tools/make_benchmark_page.py && exit $$ended
 
 parity: .venv/dev  ## Compare with every publisher's networks, and write docs/weights-parity.md.
 	OMP_NUM_THREADS=1 $(BIN)/python tools/make_parity_table.py

@@ -23,7 +23,6 @@ import torchvision
 from torch import Tensor, nn
 
 import phiscale
-from phiscale.training.allocator import keep_freed_memory
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -80,6 +79,8 @@ def main() -> None:
     parser.add_argument("--allocator", action="store_true", help="keep freed memory, as `phiscale fit` does")
     args = parser.parse_args()
     if args.allocator:
+        from phiscale.training.allocator import keep_freed_memory
+
         keep_freed_memory()
     torch.manual_seed(0)
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads, {platform.system()}"

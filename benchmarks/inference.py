@@ -2,9 +2,9 @@
 
     python -m benchmarks.inference [--only SECTION ...] [--quick] [--rounds 11] [--threads 2] [--output FILE]
 
-Prints tables and a PASS or FAIL for each bar. A whole run writes `benchmarks/results/inference.json`, from
-which `tools/make_benchmark_page.py` makes a page of the documentation; Ctrl-C ends it and keeps the sections
-that are done.
+Prints tables and a PASS or FAIL for each bar, and puts the sections that it measured into
+`benchmarks/results/inference.json`, in place of older ones, as soon as each is done. From that file
+`tools/make_benchmark_page.py` makes a page of the documentation.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from __future__ import annotations
 import argparse
 import datetime
 import gc
-import json
 import logging
 import os
+import sys
 import time
 import traceback
 import warnings
@@ -27,11 +27,12 @@ from typing import Any
 import torch
 
 from benchmarks import folder, gpu, ours, peers, tables
-from benchmarks.bars import Bar, check
+from benchmarks.bars import Bar
 from benchmarks.contender import Contender
 from benchmarks.forward import measure, networks, training_step
 from benchmarks.measure import limit_threads, machine, versions
 from benchmarks.networks import LITE, MAX_DROP, Subject, lite, make_subject, scratch
+from benchmarks.report import Report
 from benchmarks.roofline import Roofline, measure_roofline
 from phiscale.deploy.export_store import Format, Precision
 from phiscale.spec import Padding
@@ -40,8 +41,8 @@ __all__ = ["SECTIONS", "Run", "main"]
 
 OUTPUT = Path(__file__).parent / "results" / "inference.json"
 B0, B4 = "efficientnet_b0", "efficientnet_b4"
-# int8 would take minutes to find the layers that an untrained network needs in floating point.
 PADDINGS: tuple[Padding, ...] = ("symmetric", "same")
+# int8 would take minutes to find the layers that an untrained network needs in floating point.
 EXPORTS_OF_FOLDER: tuple[tuple[Format, Precision], ...] = (("openvino", "fp32"), ("openvino", "bf16"))
 
 
@@ -81,6 +82,7 @@ class Effort:
         return max(3, self.rounds // 2) if self.rounds > 3 else self.rounds
 
 
+# Where int8 of the untrained networks answers at random, the export refuses it, and a line says so.
 QUICK = Effort(
     rounds=2,
     sizes={B0: 64, B4: 96},
@@ -152,7 +154,7 @@ class Run:
         )
 
 
-def roofline(run: Run) -> dict[str, Any]:
+def limits(run: Run) -> dict[str, Any]:
     """The machine's limits."""
     found = run.roofline
     print(
@@ -176,7 +178,7 @@ def latency(run: Run) -> dict[str, Any]:
         images = subject.images(effort.answers[subject.name], emoji=emoji)
         rows += _table(run, subject, contenders, images=images, batch=1, rounds=effort.rounds)
         gc.collect()
-    return {"rows": rows}
+    return {"roofline": run.roofline.to_dict(), "rows": rows}
 
 
 def throughput(run: Run) -> dict[str, Any]:
@@ -190,8 +192,8 @@ def throughput(run: Run) -> dict[str, Any]:
         *ours.throughput(subject),
     ]
     images = subject.images(batch)
-    rounds = run.effort.few_rounds
-    return {"rows": _table(run, subject, contenders, images=images, batch=batch, rounds=rounds)}
+    rows = _table(run, subject, contenders, images=images, batch=batch, rounds=run.effort.few_rounds)
+    return {"roofline": run.roofline.to_dict(), "rows": rows}
 
 
 def _table(
@@ -256,17 +258,12 @@ def on_gpu(run: Run) -> dict[str, Any]:
     if not torch.cuda.is_available():
         print("  no GPU here: left out")
         return {}
-    rows = gpu.measure_gpu(run.b0, rounds=run.effort.rounds)
-    for row in rows:
-        print(
-            f"  batch {row['batch']:4} {row['library']:10}{row['way']:48}{row['median_ms']:9.3f} ms"
-            f"{row['images_per_second']:10.0f} img/s{row['times_timm']:7.2f} ×{row['difference']:10.1e}"
-        )
-    return {"gpu": gpu.describe(), "rows": rows}
+    rows = gpu.measure_gpu(run.b0, rounds=run.effort.few_rounds)
+    return {"gpu": gpu.describe(), "weights": run.b0.start or "random", "rows": rows}
 
 
 SECTIONS: dict[str, Callable[[Run], dict[str, Any]]] = {
-    "roofline": roofline,
+    "roofline": limits,
     "latency": latency,
     "throughput": throughput,
     "folder": from_folder,
@@ -277,25 +274,45 @@ SECTIONS: dict[str, Callable[[Run], dict[str, Any]]] = {
 }
 
 
-def _measure(run: Run, names: Sequence[str], report: dict[str, Any]) -> bool:
-    """Run sections one after the other into a report; one that fails is shown and left out.
+@dataclass(kw_only=True)
+class _Ended:
+    """How the sections of a run came out.
 
-    Returns:
-        False when it was stopped.
+    Attributes:
+        failed: Those that did.
+        stopped: Whether somebody pressed Ctrl-C.
     """
+
+    failed: list[str] = field(default_factory=list)
+    stopped: bool = False
+
+
+def _measure(run: Run, names: Sequence[str], keep: Callable[[str, dict[str, Any], float], None]) -> _Ended:
+    """Run sections one after the other; one that fails is shown and left out.
+
+    Args:
+        run: What they share.
+        names: Of the sections.
+        keep: Called with the name, the results and the seconds of a section that is done.
+    """
+    ended = _Ended()
     for name in names:
         print(f"\n## {name}", flush=True)
         began = time.monotonic()
         try:
-            report["sections"][name] = SECTIONS[name](run)
+            found = SECTIONS[name](run)
         except KeyboardInterrupt:
             print(f"\nstopped in {name}; what was done before is kept")
-            return False
+            ended.stopped = True
+            break
         except Exception:  # a peer's fault, or ours: the other sections are worth having
             traceback.print_exc()
-            report["failed"].append(name)
-        report["seconds"][name] = round(time.monotonic() - began, 1)
-    return True
+            ended.failed.append(name)
+            continue
+        seconds = round(time.monotonic() - began, 1)
+        print(f"\n{name}: {seconds} s", flush=True)
+        keep(name, found, seconds)
+    return ended
 
 
 def _print(bars: Sequence[Bar]) -> None:
@@ -313,50 +330,67 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="of timing one image (11)")
     parser.add_argument("--threads", type=int, default=2, help="of every engine (2)")
     parser.add_argument(
-        "--output", type=Path, help="JSON to write; by itself, only a whole run writes results/inference.json"
+        "--output", type=Path, help="JSON to update (results/inference.json; none with --quick)"
+    )
+    parser.add_argument(
+        "--take", type=Path, metavar="FILE", help="measure nothing, and put another machine's --output in"
     )
     parsed = parser.parse_args(arguments)
     if parsed.threads < 1 or (parsed.rounds is not None and parsed.rounds < 1):
         parser.error("--threads and --rounds must be at least 1")
     if parsed.output is not None and not parsed.output.absolute().parent.is_dir():
         parser.error(f"the folder of {parsed.output} does not exist; make it first")
+    if parsed.take is not None and not parsed.take.is_file():
+        parser.error(f"there is no file {parsed.take}")
     return parsed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure; returns 0 when nothing failed, 1 when a bar or a section did, 130 when it was stopped."""
+    """Measure; returns 0, 1 when a bar or a section failed, 2 for a mistake, or 130 when it was stopped."""
     options = _arguments(arguments)
-    whole = options.only is None and not options.quick
-    output: Path | None = options.output or (OUTPUT if whole else None)
+    output: Path | None = options.output or (None if options.quick else OUTPUT)
+    try:
+        report = Report() if output is None else Report.read(output)
+        taken = Report() if options.take is None else Report.read(options.take)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    report.take(taken)
+    ended = _run(options, report, output) if options.take is None else _Ended()
+    bars = report.bars()
+    _print(bars)
+    if output is not None:
+        report.write(output, SECTIONS)
+        print(f"\nwritten to {output.name}")
+    if ended.stopped:
+        return 130
+    if ended.failed:
+        print(f"failed: {', '.join(ended.failed)}")
+    return int(bool(ended.failed) or any(bar.verdict == "FAIL" for bar in bars))
+
+
+def _run(options: argparse.Namespace, report: Report, output: Path | None) -> _Ended:
     effort = QUICK if options.quick else Effort()
     if options.rounds is not None:
-        effort = Effort(**{**vars(effort), "rounds": options.rounds})
+        effort = replace(effort, rounds=options.rounds)
     limit_threads(options.threads)
     _be_quiet()
-    report: dict[str, Any] = {
+    here: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "machine": machine(options.threads),
         "versions": versions(),
         "effort": asdict(effort),
-        "sections": {},
-        "seconds": {},
-        "failed": [],
     }
-    print(report["machine"], report["versions"], sep="\n")
+    print(here["machine"], here["versions"], sep="\n")
+
+    def keep(name: str, found: dict[str, Any], seconds: float) -> None:
+        report.add(name, found, **here, seconds=seconds)
+        if output is not None:  # now: who ends a long run keeps what is done
+            report.write(output, SECTIONS)
+
     with scratch() as place:
-        finished = _measure(
-            Run(Path(place), effort, threads=options.threads), options.only or list(SECTIONS), report
-        )
-    bars = check(report["sections"])
-    report["bars"] = [asdict(bar) for bar in bars]
-    _print(bars)
-    if output is not None:
-        output.parent.mkdir(exist_ok=True)
-        output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        print(f"\nwritten to {output.name}")
-    if not finished:
-        return 130
-    return int(bool(report["failed"]) or any(bar.verdict == "FAIL" for bar in bars))
+        run = Run(Path(place), effort, threads=options.threads)
+        return _measure(run, options.only or list(SECTIONS), keep)
 
 
 def _be_quiet() -> None:

@@ -8,7 +8,7 @@ import logging
 import tempfile
 import warnings
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from benchmarks.pictures import PHOTOGRAPHS, prepared, write_jpegs
 from phiscale.data.transforms import normalize
 from phiscale.deploy.export_store import Export, Format, Precision, list_exports
 from phiscale.deploy.pretrained import open_pretrained
-from phiscale.errors import PhiscaleError, require
+from phiscale.errors import MissingDependencyError, PhiscaleError, require
 from phiscale.nn.layers import SqueezeExcite
 from phiscale.nn.network import Network
 from phiscale.nn.recalibrate import recalibrate_norms
@@ -66,6 +66,7 @@ class Subject:
         calibration_images: How many images int8 is calibrated with.
         max_drop: Points of agreement that our int8 may cost; layers stay in floating point for it.
         exports: Formats and precisions of ours.
+        start: The weights that it started from; None where they were random.
     """
 
     network: Network
@@ -75,6 +76,7 @@ class Subject:
     calibration_images: int = CALIBRATION_IMAGES
     max_drop: float = MAX_DROP
     exports: tuple[tuple[Format, Precision], ...] = EXPORTS
+    start: str | None = None
 
     @property
     def spec(self) -> NetworkSpec:
@@ -203,7 +205,8 @@ def make_subject(
 ) -> Subject:
     """A network whose first classes are the photographs.
 
-    B0 has the trained filters of Lite0, other networks have random weights. The norms have statistics of
+    B0 has the trained filters of Lite0 where the package with them is installed, other networks have random
+    weights. The norms have statistics of
     photographs, and the classifier is fitted to tell them apart, by least squares on features of crops: the
     most likely class then has a meaning, and is not a matter of rounding.
 
@@ -217,13 +220,18 @@ def make_subject(
     """
     torch.manual_seed(0)
     start = WARM_STARTS.get(name)
-    net = phiscale.create_model(
+    build = partial(
+        phiscale.create_model,
         name,
         padding=padding,
         norm_eps=1e-3 if padding == "same" else 1e-5,
         image_size=image_size,
-        weights=start,
-    ).eval()
+    )
+    try:
+        net = build(weights=start).eval()
+    except MissingDependencyError as error:
+        print(f"{name} has random weights: {error}", flush=True)
+        start, net = None, build().eval()
     if start is not None:
         _move_gates(net)
     others = (f"class_{index}" for index in range(len(PHOTOGRAPHS), net.spec.num_classes))
@@ -234,6 +242,7 @@ def make_subject(
         folder=folder / f"{name}-{padding}",
         calibration_images=calibration_images,
         max_drop=100.0,  # every layer in int8, as in what it is compared with
+        start=start,
     )
     images = made.images(STATISTICS_IMAGES, seed=STATISTICS)
     recalibrate_norms(net, torch.split(made.input_of(images), 8))

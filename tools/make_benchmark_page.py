@@ -1,4 +1,4 @@
-"""Write docs/benchmarks.md from what `make bench` measured.
+"""Write docs/benchmarks.md from what `make bench` measured, and put it beside the results in the docs' menu.
 
 python tools/make_benchmark_page.py [RESULTS.json]
 """
@@ -14,6 +14,9 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "inference.json"
 PAGE = ROOT / "docs" / "benchmarks.md"
+MENU = ROOT / "mkdocs.yml"
+RESULTS_ENTRY = "  - Results: results.md\n"
+ENTRY = "  - Benchmarks: benchmarks.md\n"
 OURS = "phiscale"
 MIB = 2**20
 LARGEST_PACKAGES = 4
@@ -22,20 +25,22 @@ Row = Mapping[str, Any]
 
 INTRODUCTION = """# Benchmarks
 
-This project beside its peers, measured in one run by `make bench`, which also writes this page. No figure
-here is typed in.
+This project beside its peers, measured by `make bench`, which also writes this page. No figure here is typed
+in. What a table compares was measured in one run.
 
 Everybody runs the same networks with the same weights: B4 with random weights, B0 with the filters of Lite0
 and random gates, both with norm statistics of photographs and a classifier that is fitted to tell ten of
 them apart, Lite0 with its authors' ImageNet weights. Contenders take turns, in an order that changes from
-round to round; times are medians over {rounds} rounds, and half as many for batches. Every engine has
-{threads} threads. The peers' images are normalised before the clock starts, ours are bytes and normalised
-in the network; ours end with probabilities, theirs with logits.
+round to round; times are medians over the rounds. The peers' images are normalised before the clock starts,
+ours are bytes and normalised in the network; ours end with probabilities, theirs with logits.
+"""
 
-| | |
+MACHINE = """| | |
 |---|---|
+| measured | {names} |
 | date | {date} |
 | processor | {processor}, {cores} cores: {instructions} |
+| threads | {threads} of every engine |
 | memory | {memory} GiB |
 | load before the run | {load} |
 | versions | Python {python}, {versions} |
@@ -52,6 +57,10 @@ The best product of square matrices on all threads, and a copy of {copy}: {fp32:
 {bf16:.0f} in bf16, {int8:.0f} GOP/s in int8, {gigabytes:.0f} GB/s. A network of M multiply-adds takes at
 least 2 M divided by that: "of limit" is this least time as a share of the measured one. No network reaches
 it: depthwise convolutions do little arithmetic for what they read.
+"""
+
+LIMIT = """The limit in this run: {fp32:.0f} GFLOP/s in fp32, {bf16:.0f} in bf16, {int8:.0f} GOP/s in int8;
+{rounds} rounds.
 """
 
 LATENCY = """## One image at a time
@@ -109,8 +118,8 @@ B0 at {size} px, batch {batch}, SGD with momentum, each library as it comes.
 
 GPU = """## GPU
 
-{name}, {memory_gib} GiB, CUDA {cuda}, cuDNN {cudnn}. B0; times against timm in fp32 as it comes, at each
-batch.
+{name}, {memory_gib} GiB, CUDA {cuda}, cuDNN {cudnn}, TF32 of convolutions {tf32}. B0, weights:
+{weights}; times against timm in fp32 as it comes, at each batch. torch.compile is tried for some batches.
 
 {table}
 """
@@ -118,13 +127,21 @@ batch.
 
 def main(path: Path = RESULTS) -> None:
     """Write the page."""
+    if not path.is_file():
+        sys.exit(f"there are no results in {path.name}; run: make bench")
     PAGE.write_text(page(json.loads(path.read_text(encoding="utf-8"))), encoding="utf-8")
+    MENU.write_text(in_menu(MENU.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def in_menu(menu: str) -> str:
+    """mkdocs.yml with the page behind the results; a menu must not name a page that is not there yet."""
+    return menu if ENTRY in menu else menu.replace(RESULTS_ENTRY, RESULTS_ENTRY + ENTRY)
 
 
 def page(report: Mapping[str, Any]) -> str:
     """The whole page; sections that were not measured are left out."""
     sections: Mapping[str, Any] = report["sections"]
-    parts = [_introduction(report), BARS.format(table=_bars(report["bars"]))]
+    parts = [INTRODUCTION, *_machines(report["measured"]), BARS.format(table=_bars(report["bars"]))]
     writers = {
         "roofline": _roofline,
         "latency": _latency,
@@ -139,17 +156,30 @@ def page(report: Mapping[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def _introduction(report: Mapping[str, Any]) -> str:
-    machine, versions = report["machine"], report["versions"]
-    return INTRODUCTION.format(
-        rounds=report["effort"]["rounds"],
+def _machines(measured: Mapping[str, Row]) -> list[str]:
+    """A table per machine and set of versions, with the sections that were measured with them."""
+    groups: dict[str, dict[str, Row]] = {}
+    for name, section in measured.items():
+        # The load is another at each start, and no other machine.
+        fixed = {key: value for key, value in section["machine"].items() if key != "load_before"}
+        key = json.dumps([fixed, section["versions"]], sort_keys=True)
+        groups.setdefault(key, {})[name] = section
+    return [_machine(sections) for sections in groups.values()]
+
+
+def _machine(sections: Mapping[str, Row]) -> str:
+    first = next(iter(sections.values()))
+    machine, versions = first["machine"], first["versions"]
+    loads = {section["machine"]["load_before"] for section in sections.values()}
+    return MACHINE.format(
+        names=", ".join(name.replace("_", " ") for name in sections),
         threads=machine["threads"],
-        date=report["date"],
+        date=" and ".join(sorted({section["date"] for section in sections.values()})),
         processor=f"{machine['processor']} ({machine['details']})",
         cores=machine["cores"],
         instructions=", ".join(machine["instructions"]) or "no wide ones",
         memory=machine["memory_gib"],
-        load=machine["load_before"],
+        load=" and ".join(sorted(str(load) for load in loads)),
         python=machine["python"],
         versions=", ".join(f"{name} {version}" for name, version in versions.items()),
     )
@@ -171,7 +201,7 @@ def _latency(section: Row) -> str:
     networks = dict.fromkeys(row["network"] for row in rows)
     lite_images = max((row["images"] for row in rows if "lite" in row["network"]), default=0)
     tables = [_network(name, [row for row in rows if row["network"] == name]) for name in networks]
-    return "\n".join([LATENCY.format(lite_images=lite_images), *tables])
+    return "\n".join([LATENCY.format(lite_images=lite_images), _limit(section), *tables])
 
 
 def _network(name: str, rows: Sequence[Row]) -> str:
@@ -180,7 +210,13 @@ def _network(name: str, rows: Sequence[Row]) -> str:
 
 def _throughput(section: Row) -> str:
     rows: Sequence[Row] = section["rows"]
-    return "\n".join([THROUGHPUT.format(batch=rows[0]["batch"]), f"{_contenders(rows)}\n"])
+    text = THROUGHPUT.format(batch=rows[0]["batch"])
+    return "\n".join([text, _limit(section), f"{_contenders(rows)}\n"])
+
+
+def _limit(section: Row) -> str:
+    """What the shares of the limit are shares of: a section may have been measured alone."""
+    return LIMIT.format(rounds=len(section["rows"][0]["rounds_ms"]), **section["roofline"])
 
 
 def _contenders(rows: Sequence[Row]) -> str:
@@ -279,20 +315,27 @@ def _training(section: Row) -> str:
 
 
 def _gpu(section: Row) -> str:
-    lines = [
-        [
-            str(row["batch"]),
-            _bold(row, row["library"]),
-            row["way"],
-            f"{row['median_ms']:.3f}",
-            f"{row['images_per_second']:.0f}",
-            f"{row['times_timm']:.2f}",
-            f"{row['difference']:.0e}",
-        ]
-        for row in section["rows"]
-    ]
     head = ["batch", "", "", "ms", "images/s", "×", "difference"]
-    return GPU.format(table=_markdown(head, lines), **section["gpu"])
+    values = {
+        **section["gpu"],
+        "tf32": "on" if section["gpu"]["tf32_convolutions"] else "off",
+        "weights": section["weights"],
+    }
+    return GPU.format(table=_markdown(head, [_gpu_line(row) for row in section["rows"]]), **values)
+
+
+def _gpu_line(row: Row) -> list[str]:
+    start = [str(row["batch"]), _bold(row, row["library"])]
+    if "error" in row:
+        return [*start, f"{row['way']}: {row['error'].replace('|', '/')}", *(4 * ["–"])]
+    return [
+        *start,
+        row["way"],
+        f"{row['median_ms']:.3f}",
+        f"{row['images_per_second']:.0f}",
+        f"{row['times_timm']:.2f}",
+        f"{row['difference']:.0e}",
+    ]
 
 
 def _bold(row: Row, text: str) -> str:
@@ -307,7 +350,7 @@ def _markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 
 def _is_figure(rows: Sequence[Sequence[str]], index: int) -> bool:
-    return all(row[index][:1].isdigit() for row in rows)
+    return all(row[index][:1].isdigit() or row[index] == "–" for row in rows)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from typing import Any
 
 B0, B4, LITE = "efficientnet_b0", "efficientnet_b4", "efficientnet_lite0"
 MIB = 2**20
+ROOFLINE = {"fp32": 200.0, "bf16": 400.0, "int8": 800.0, "gigabytes": 30.0}
 
 
 def row(
@@ -71,13 +72,17 @@ def good() -> dict[str, Any]:
         program("phiscale predict, TensorFlow's padding", "phiscale", 9.0, 900),
     ]
     return {
-        "latency": {"rows": [item for name in (B0, B4, LITE) for item in network_rows(name)]},
+        "latency": {
+            "roofline": ROOFLINE,
+            "rows": [item for name in (B0, B4, LITE) for item in network_rows(name)],
+        },
         "throughput": {
+            "roofline": ROOFLINE,
             "rows": [
                 row(B0, "timm", "PyTorch", "fp32", 1000.0, batch=32),
                 row(B0, "timm", "PyTorch", "bf16", 250.0, batch=32),
                 row(B0, "phiscale", "OpenVINO", "int8", 130.0, batch=32),
-            ]
+            ],
         },
         "folder": {"rows": folder, "lite_rows": [program("timm, image by image", "timm", 9.0, 900)]},
         "cold_start": {"rows": [program("phiscale predict", "phiscale", 0.9, 200)]},

