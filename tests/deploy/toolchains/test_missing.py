@@ -13,7 +13,11 @@ from phiscale.deploy.export_store import Format
 from phiscale.deploy.exporters.toolchain import get_toolchain
 from phiscale.errors import MissingDependencyError
 
-PACKAGES: dict[Format, str] = {"executorch": "executorch", "litert": "litert_torch"}
+PACKAGES: dict[Format, str] = {
+    "executorch": "executorch",
+    "litert": "litert_torch",
+    "coreml": "coremltools",
+}
 
 
 @pytest.mark.parametrize("format", PACKAGES)

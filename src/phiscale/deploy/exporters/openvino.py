@@ -11,6 +11,7 @@ from phiscale.deploy.export_store import Export, Precision
 from phiscale.deploy.exporters.folding import Array
 from phiscale.deploy.exporters.onnx import build_onnx
 from phiscale.deploy.exporters.toolchain import Toolchain
+from phiscale.deploy.runtimes.messages import last_line
 from phiscale.errors import ModelDirError, require
 from phiscale.weights.config import ModelDir
 
@@ -83,7 +84,7 @@ def save(network: Any, path: Path) -> None:
         ov.save_model(network, path, compress_to_fp16=False)
     except RuntimeError as error:
         # A full disk is an "iostream error" to it.
-        raise OSError(f"{str(error).strip().splitlines()[-1]}; is the disk full?") from error
+        raise OSError(f"{last_line(error)}; is the disk full?") from error
     # Indentation is nearly half of the text, which in a quantised network counts.
     path.write_text(re.sub(r">\s+<", "><", path.read_text(encoding="utf-8")), encoding="utf-8")
 
@@ -91,7 +92,6 @@ def save(network: Any, path: Path) -> None:
 def _open(export: Export) -> Runtime:
     from phiscale.deploy.runtimes.openvino import OpenVinoRuntime
 
-    export.verify()
     return OpenVinoRuntime(export.model_path, precision=computes_in(export.precision))
 
 

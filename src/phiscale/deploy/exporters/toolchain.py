@@ -58,8 +58,9 @@ class Toolchain:
         precisions: What it can compute in, the default first.
         packages: Distributions whose versions an export notes.
         write: Writes the file.
-        open: Opens an export in the engine that it is for; raises ModelDirError where it is damaged and
-            MissingDependencyError where the engine is not installed.
+        open: Opens an export in the engine that it is for, after its files have been verified; raises
+            ModelDirError where the engine cannot read them and MissingDependencyError where it is not
+            installed.
         check_batch: Images per run when an export is checked; None for any number.
         quantizer: Takes a file that `write` wrote, to be quantised; where ``"int8"`` is among the precisions.
             Raises MissingDependencyError where what it needs is not installed.
