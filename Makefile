@@ -65,7 +65,7 @@ $(TOOLCHAINS)/done: constraints-toolchains.txt pyproject.toml
 		--editable '.[deploy,executorch,litert,coreml]' pytest pytest-timeout hypothesis
 	touch $@
 
-# pytest's plugin of anyio, which comes along with a toolchain, is left out: its imports warn.
+# anyio, which comes along, brings a plugin for pytest whose imports warn, and warnings are errors.
 toolchains: $(TOOLCHAINS)/done  ## Test the heavy export toolchains in an environment of their own.
 	OMP_NUM_THREADS=1 $(TOOLCHAINS)/bin/python -m pytest -p no:anyio -m 'slow or not slow' tests/deploy/toolchains
 

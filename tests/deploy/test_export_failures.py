@@ -9,7 +9,7 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ FILES = [
     ("onnx-fp32", "model.onnx"),
     ("openvino-fp32", "model.xml"),
     ("openvino-fp32", "model.bin"),
-    ("openvino-int8", "model.xml"),
+    ("openvino-int8", "model.xml.gz"),
     ("openvino-int8", "model.bin"),
 ]
 PIXELS = np.random.default_rng(0).integers(0, 256, (48, 40, 3), dtype=np.uint8)
@@ -223,18 +223,24 @@ def test_a_disk_that_is_full_of_attempts(
     assert ps.load(model_dir, runtime="openvino-int8").predict(PIXELS)[0].labels
 
 
-def run_export(arguments: list[str], *, prefix: list[str] | None = None, **options: Any) -> str:
+def run_export(
+    arguments: list[str],
+    *,
+    prefix: Sequence[str] = (),
+    preexec_fn: Callable[[], None] | None = None,
+) -> str:
     """Run ``phiscale export`` where it must fail, in a process of its own. Returns the line that it says."""
     result = subprocess.run(
-        [*(prefix or []), sys.executable, "-c", MAIN, "export", *arguments],
+        [*prefix, sys.executable, "-c", MAIN, "export", *arguments],
         capture_output=True,
         text=True,
         check=False,
-        **options,
+        preexec_fn=preexec_fn,
     )
     assert result.returncode == 2, result.stderr
     assert result.stdout == ""
-    [line] = result.stderr.strip().splitlines()
+    line, *more = result.stderr.strip().splitlines()
+    assert not more
     return line
 
 

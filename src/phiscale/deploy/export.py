@@ -154,6 +154,7 @@ class _Job:
                 progress=self.progress,
             )
             versions = {**export.versions, **_versions(quantizer.packages)}
+            lowered = self.toolchain.pack(lowered)
             return self.check(replace(lowered, quantization=quantization, loss=loss, versions=versions))
         if samples.validation is not None:
             self._tell("measuring the loss")

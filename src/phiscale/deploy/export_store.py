@@ -2,7 +2,7 @@
 
 exports/
   onnx-fp32/         model.onnx, export.json
-  openvino-int8/     model.xml, model.bin, export.json
+  openvino-int8/     model.xml or model.xml.gz, model.bin, export.json
 """
 
 from __future__ import annotations

@@ -23,7 +23,11 @@ PACKAGES: dict[Format, str] = {
 @pytest.mark.parametrize("format", PACKAGES)
 def test_export(format: Format, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: A002
     model = make_model(tmp_path / "model", MBCONV)
-    monkeypatch.setitem(sys.modules, PACKAGES[format], None)
+    package = PACKAGES[format]
+    # With those of its modules that another test has imported.
+    loaded = [name for name in sys.modules if name.startswith(f"{package}.")]
+    for name in (package, *loaded):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(MissingDependencyError, match=rf"run: pip install 'phiscale\[{format}\]'"):
         ps.export(model.path, format)
     assert not list((model.path / "exports").iterdir())

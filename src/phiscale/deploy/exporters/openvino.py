@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,7 +21,10 @@ if TYPE_CHECKING:
     from phiscale.deploy.quantize import Quantizer
     from phiscale.deploy.runtimes.base import Runtime
 
-__all__ = ["TOOLCHAIN", "computes_in", "convert", "save", "write_openvino"]
+__all__ = ["TOOLCHAIN", "computes_in", "convert", "pack", "save", "write_openvino"]
+
+# From this share of an export on, its text is packed; an int8 file comes to about 30 % of fp32's there.
+_PACKED_FROM = 0.1
 
 
 def write_openvino(
@@ -89,6 +94,32 @@ def save(network: Any, path: Path) -> None:
     path.write_text(re.sub(r">\s+<", "><", path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
+def pack(export: Export) -> Export:
+    """Pack the text of a small network, which tells more about its weights than they have bytes.
+
+    Text is the same for any width, and int8 has twice as much of it: at 250,000 parameters it is two fifths
+    of the file. gzip leaves a fifteenth, and ``gunzip model.xml.gz`` gives what OpenVINO's own tools read.
+
+    Args:
+        export: With its ``.xml`` and ``.bin``.
+
+    Returns:
+        The export, which opens ``model.xml.gz`` where its ``.xml`` was packed.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    text = export.model_path
+    size = text.stat().st_size
+    if size < _PACKED_FROM * (size + text.with_suffix(".bin").stat().st_size):
+        return export
+    packed = replace(export, file=f"{export.file}.gz")
+    # Without a time in it, the same network gives the same file.
+    packed.model_path.write_bytes(gzip.compress(text.read_bytes(), mtime=0))
+    text.unlink()
+    return packed
+
+
 def _open(export: Export) -> Runtime:
     from phiscale.deploy.runtimes.openvino import OpenVinoRuntime
 
@@ -130,4 +161,5 @@ TOOLCHAIN = Toolchain(
     write=write_openvino,
     open=_open,
     quantizer=_quantizer,
+    pack=pack,
 )
