@@ -1,6 +1,7 @@
 # Every target makes the environment that it needs, with pip.
 PYTHON ?= python3
 BIN := .venv/bin
+TOOLCHAINS := .venv-toolchains
 # mkdocs-material announces its successor at every build.
 export NO_MKDOCS_2_WARNING := 1
 export OMP_NUM_THREADS ?= $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0)))')
@@ -9,7 +10,7 @@ BENCH ?=
 # Two test processes with one thread each are faster than one with two.
 WORKERS ?= $(OMP_NUM_THREADS)
 
-.PHONY: help demo test slow check format docs figures bench parity clean
+.PHONY: help demo test slow check format docs figures bench parity toolchains clean
 
 help:  ## Show the targets.
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -60,5 +61,16 @@ bench: .venv/dev  ## Measure this project and its peers, and write docs/benchmar
 parity: .venv/dev  ## Compare with every publisher's networks, and write docs/weights-parity.md.
 	OMP_NUM_THREADS=1 $(BIN)/python tools/make_parity_table.py
 
+$(TOOLCHAINS)/done: constraints-toolchains.txt pyproject.toml
+	test -x $(TOOLCHAINS)/bin/python || $(PYTHON) -m venv $(TOOLCHAINS)
+	$(TOOLCHAINS)/bin/python -m pip install --quiet --upgrade pip
+	$(TOOLCHAINS)/bin/python -m pip install --quiet --constraint constraints-toolchains.txt \
+		--editable '.[deploy,executorch,litert,coreml]' pytest pytest-timeout hypothesis
+	touch $@
+
+# anyio, which comes along, brings a plugin for pytest whose imports warn, and warnings are errors.
+toolchains: $(TOOLCHAINS)/done  ## Test the heavy export toolchains in an environment of their own.
+	OMP_NUM_THREADS=1 $(TOOLCHAINS)/bin/python -m pytest -p no:anyio -m 'slow or not slow' tests/deploy/toolchains
+
 clean:  ## Remove what the other targets made.
-	rm -rf .venv site demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv $(TOOLCHAINS) site demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -68,6 +68,13 @@ def test_a_record_comes_back_as_it_was(model: ModelDir) -> None:
     assert list_exports(model) == [made]
 
 
+def test_a_record_of_what_cannot_be_checked_says_why(model: ModelDir) -> None:
+    made = make_export(
+        model, "coreml-fp32", check=None, latency_ms={}, unchecked="Core ML runs on macOS only"
+    )
+    assert list_exports(model) == [made]
+
+
 def test_the_fastest_comes_first(model: ModelDir) -> None:
     for name, ms in (("onnx-fp32", 3.0), ("openvino-int8", 1.0), ("openvino-fp32", 2.0)):
         make_export(model, name, ms=ms)
@@ -99,6 +106,7 @@ def test_a_record_of_an_older_version_is_read(model: ModelDir) -> None:
         {"latency_ms": []},
         {"latency_ms": {"export": "fast"}},
         {"check": None},
+        {"check": None, "unchecked": 7},
         {"check": {"colour": "blue"}},
         {"image_size": []},
         {"sha256": []},
@@ -109,11 +117,16 @@ def test_a_record_of_an_older_version_is_read(model: ModelDir) -> None:
     ],
     ids=str,
 )
-def test_a_damaged_record_costs_that_export_only(model: ModelDir, change: dict[str, object]) -> None:
+def test_a_damaged_record_costs_that_export_only(
+    model: ModelDir, change: dict[str, object], caplog: pytest.LogCaptureFixture
+) -> None:
     whole, damaged = make_export(model, "onnx-fp32"), make_export(model, "openvino-fp32")
     record = json.loads((damaged.path / RECORD).read_text())
     (damaged.path / RECORD).write_text(json.dumps({**record, **change}))
     assert list_exports(model) == [whole]
+    assert caplog.messages == [
+        f"openvino-fp32 is left aside: {damaged.path / RECORD} is damaged; export again"
+    ]
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"7", b"\xff\xfe", b"[" * 100_000])

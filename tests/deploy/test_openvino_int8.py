@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import subprocess
@@ -19,9 +20,10 @@ from typer.testing import CliRunner
 
 import phiscale as ps
 from phiscale.cli.main import app
-from phiscale.deploy.export_store import list_exports
-from phiscale.deploy.exporters.openvino import write_openvino
+from phiscale.deploy.export_store import Export, list_exports
+from phiscale.deploy.exporters.openvino import pack, write_openvino
 from phiscale.deploy.exporters.openvino_int8 import OpenVinoQuantizer, quiet_nncf
+from phiscale.deploy.runtimes.base import open_export
 from phiscale.errors import DataError, MissingDependencyError
 from phiscale.nn.network import Network
 from phiscale.spec import NetworkSpec, StageSpec
@@ -138,9 +140,38 @@ def test_export_calibrates_and_measures_on_the_users_images(tmp_path: Path) -> N
     assert export.size_bytes == sum(
         path.stat().st_size for path in export.path.iterdir() if path.name != "export.json"
     )
-    assert {path.name for path in export.path.iterdir()} == {"model.xml", "model.bin", "export.json"}
+    assert {path.name for path in export.path.iterdir()} == {"model.xml.gz", "model.bin", "export.json"}
     answers = ps.load(model_dir, runtime="openvino").predict([photos / "cat" / "000.png"])
     assert answers[0].labels
+
+
+def test_the_text_of_a_small_network_is_packed(tmp_path: Path) -> None:
+    path = write(TINY, tmp_path / "model")
+    plain = Export(
+        path=path.parent,
+        format="openvino",
+        precision="int8",
+        file=path.name,
+        image_size=None,
+        weights_sha256="",
+        check=None,
+        latency_ms={},
+        versions={},
+    )
+    text, wanted = path.read_bytes(), open_export(plain)(PIXELS)
+    packed = pack(plain)
+    assert packed.file == "model.xml.gz"
+    assert not path.exists()
+    assert packed.model_path.stat().st_size < 0.15 * len(text)
+    np.testing.assert_array_equal(open_export(packed)(PIXELS), wanted)
+    # What `gunzip` gives is OpenVINO's own.
+    path.write_bytes(gzip.decompress(packed.model_path.read_bytes()))
+    assert path.read_bytes() == text
+    # With weights enough that the text counts for little, it stays as it is.
+    with path.with_suffix(".bin").open("ab") as file:
+        file.truncate(10 * len(text))
+    assert pack(plain) == plain
+    assert path.exists()
 
 
 def test_export_says_what_int8_costs(tmp_path: Path) -> None:

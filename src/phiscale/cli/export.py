@@ -12,7 +12,7 @@ from typing import Annotated, Any, cast, get_args
 import typer
 
 from phiscale.cli.options import JsonOutput
-from phiscale.cli.output import console, print_json
+from phiscale.cli.output import INTERRUPTED, console, print_json
 from phiscale.cli.units import format_bytes
 from phiscale.deploy.export_store import RECORD, Format, Precision
 
@@ -51,16 +51,20 @@ def export(
     """
     from phiscale.deploy.export import export as run
 
-    with _stages(show=not json) as progress:
-        folder = run(
-            model_dir,
-            cast("Format", format),  # both are checked there
-            precision=cast("Precision", precision),
-            images=images,
-            max_drop=max_drop,
-            dynamic_size=dynamic_size,
-            progress=progress,
-        )
+    try:
+        with _stages(show=not json) as progress:
+            folder = run(
+                model_dir,
+                cast("Format", format),  # both are checked there
+                precision=cast("Precision", precision),
+                images=images,
+                max_drop=max_drop,
+                dynamic_size=dynamic_size,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        typer.echo("stopped; nothing half-made is left, and earlier exports are as they were", err=True)
+        raise typer.Exit(INTERRUPTED) from None
     record = json_module.loads((folder / RECORD).read_text(encoding="utf-8"))
     if json:
         print_json({"path": str(folder), **record})
@@ -93,7 +97,7 @@ def _show(folder: Path, record: Mapping[str, Any]) -> None:
     check, latency, out = record["check"], record["latency_ms"], console()
     out.print(f"export   {folder / record['file']}, {format_bytes(record['size_bytes'])}")
     if check is None:
-        out.print("checked  not: its engine does not run on this system")
+        out.print(f"checked  not: {record['unchecked']}")
         return
     out.print(
         f"checked  {check['agreement']:.1%} the same class on {check['images']} images of {check['source']}; "

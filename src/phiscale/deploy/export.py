@@ -75,8 +75,8 @@ def export(
         The folder of the export in the model directory.
 
     Raises:
-        ModelDirError: No model directory, no such format or precision, the export answers differently, or it
-            cannot be written.
+        ModelDirError: No model directory, or a damaged one; no such format or precision; the export answers
+            differently, or it cannot be written.
         DataError: There are no images to check with.
         MissingDependencyError: The toolchain is not installed.
     """
@@ -130,8 +130,9 @@ class _Job:
         _write(self.model, self.toolchain, export)
         # Asked for only now: a toolchain that is not installed has said so itself.
         export = replace(export, versions=_versions(("phiscale", *self.toolchain.packages, "torch")))
-        if self.toolchain.why_not_here() is not None:
-            return export
+        reason = self.toolchain.why_not_here()
+        if reason is not None:
+            return replace(export, unchecked=reason)
         self._tell("checking the answers")
         return self.check(export)
 
@@ -153,6 +154,7 @@ class _Job:
                 progress=self.progress,
             )
             versions = {**export.versions, **_versions(quantizer.packages)}
+            lowered = self.toolchain.pack(lowered)
             return self.check(replace(lowered, quantization=quantization, loss=loss, versions=versions))
         if samples.validation is not None:
             self._tell("measuring the loss")
@@ -211,7 +213,7 @@ def _samples(model: ModelDir, precision: Precision, images: str | Path | None) -
 
 
 def _write(model: ModelDir, toolchain: Toolchain, export: Export) -> None:
-    from safetensors.numpy import load_file
+    from phiscale.weights.model_dir import load_state
 
     metadata = {
         "name": model.spec.name,
@@ -220,7 +222,8 @@ def _write(model: ModelDir, toolchain: Toolchain, export: Export) -> None:
         "weights_sha256": model.weights_sha256,
         "phiscale": importlib.metadata.version("phiscale"),
     }
-    tensors = load_file(model.weights_path)
+    # With their checksum looked at: without a check, nothing else would see that they are damaged.
+    tensors = {name: tensor.numpy() for name, tensor in load_state(model.path).items()}
     dynamic_size = export.image_size is None
     toolchain.write(model, tensors, export.model_path, dynamic_size=dynamic_size, metadata=metadata)
 

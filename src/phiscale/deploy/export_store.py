@@ -2,7 +2,7 @@
 
 exports/
   onnx-fp32/         model.onnx, export.json
-  openvino-int8/     model.xml, model.bin, export.json
+  openvino-int8/     model.xml or model.xml.gz, model.bin, export.json
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import logging
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
@@ -34,6 +35,8 @@ __all__ = [
     "list_exports",
     "storing",
 ]
+
+logger = logging.getLogger("phiscale.deploy")
 
 EXPORTS = "exports"
 RECORD = "export.json"
@@ -127,7 +130,7 @@ class Export:
         file: Name of the file to open.
         image_size: (height, width) that it takes, or None for any.
         weights_sha256: Checksum of the weights that it was made from.
-        check: How it answered; None before it was asked.
+        check: How it answered; None before it was asked, and where it cannot be.
         latency_ms: Median time of one image on the machine that exported: ``export``, and ``eager`` for
             PyTorch beside it.
         versions: Packages that made and ran it.
@@ -137,6 +140,7 @@ class Export:
         max_drop: Points of top-1 accuracy that it was allowed to lose; None for fp32.
         loss: What it loses; None for fp32, and where there were no images of the model's own to measure on.
         quantization: How it was quantised; None where it was not.
+        unchecked: Why it cannot be asked on the system that it was made on; None where it can.
     """
 
     path: Path
@@ -153,6 +157,7 @@ class Export:
     max_drop: float | None = None
     loss: Loss | None = None
     quantization: Quantization | None = None
+    unchecked: str | None = None
 
     @property
     def model_path(self) -> Path:
@@ -208,6 +213,8 @@ def _sha256(path: Path) -> str:
 def list_exports(model: ModelDir) -> list[Export]:
     """The exports of a model's present weights, the fastest first; older and broken ones are left out.
 
+    A record that cannot be read is said in a warning.
+
     Args:
         model: From `phiscale.weights.config.read_config`.
     """
@@ -215,11 +222,13 @@ def list_exports(model: ModelDir) -> list[Export]:
     for record in sorted((model.path / EXPORTS).glob(f"*/{RECORD}")):
         if not _is_in_place(record.parent):
             continue
-        # What a damaged record can hold is anything.
-        with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        try:
             export = _read(record)
             if export.weights_sha256 == model.weights_sha256 and export.model_path.exists():
                 found.append(export)
+        # What a damaged record can hold is anything.
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            logger.warning("%s is left aside: %s is damaged; export again", record.parent.name, record)
     return sorted(found, key=lambda export: export.latency_ms.get("export", float("inf")))
 
 
@@ -233,11 +242,13 @@ def _is_in_place(folder: Path) -> bool:
 def _read(record: Path) -> Export:
     data: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
     size, max_drop, loss = data["image_size"], data.get("max_drop"), data.get("loss")
-    file = str(data["file"])
+    file, unchecked = str(data["file"]), data.get("unchecked")
     if data["format"] not in get_args(Format) or data["precision"] not in get_args(Precision):
         raise ValueError("unknown format or precision")
-    if Path(file).name != file or file in ("", ".."):
+    if Path(file).name != file or file in ("", "..") or "\0" in file:
         raise ValueError("the file must lie in the folder of the export")
+    if data["check"] is None and not isinstance(unchecked, str):
+        raise ValueError("neither checked, nor said why not")
     return Export(
         path=record.parent,
         format=data["format"],
@@ -245,7 +256,7 @@ def _read(record: Path) -> Export:
         file=file,
         image_size=None if size is None else (int(size[0]), int(size[1])),
         weights_sha256=data["weights_sha256"],
-        check=Check(**data["check"]),
+        check=None if data["check"] is None else Check(**data["check"]),
         latency_ms={str(key): float(value) for key, value in data["latency_ms"].items()},
         versions=data["versions"],
         sha256={str(name): str(value) for name, value in data.get("sha256", {}).items()},
@@ -253,6 +264,7 @@ def _read(record: Path) -> Export:
         max_drop=None if max_drop is None else float(max_drop),
         loss=None if loss is None else Loss(**{**loss, "drop": float(loss["drop"])}),
         quantization=_read_quantization(data.get("quantization")),
+        unchecked=unchecked,
     )
 
 

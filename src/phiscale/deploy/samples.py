@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from phiscale.data.decode import ImageInput, decode, printable
-from phiscale.data.sizes import fit_size
+from phiscale.data.decode import ImageInput, printable
 from phiscale.data.sources import ImageRecord, ImageSource, open_source
 from phiscale.deploy.inputs import images_in
+from phiscale.deploy.reading import read_exactly
 from phiscale.errors import DataError
 from phiscale.preprocess import Preprocess
 from phiscale.weights.config import ModelDir
@@ -261,8 +261,7 @@ def _prepared(
 ) -> Iterator[tuple[NDArray[np.uint8], int | None]]:
     for picture in pictures:
         try:
-            image = decode(picture.read(), background=preprocess.background, channels=preprocess.channels)
+            pixels = read_exactly(picture.read(), preprocess)
         except DataError:
             continue
-        pixels = np.asarray(fit_size(image, preprocess))
-        yield (pixels if pixels.ndim == 3 else pixels[:, :, None]), picture.label
+        yield pixels, picture.label

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +12,11 @@ import pytest
 import torch
 from networks import MBCONV, METADATA, SPECS, assert_same_answers, eager, make_model, pixels, write
 from numpy.typing import NDArray
+from typer.testing import CliRunner
 
 import phiscale as ps
+from phiscale.cli.main import app
+from phiscale.deploy.export_store import list_exports
 from phiscale.deploy.exporters.coreml import INPUT, write_coreml
 from phiscale.deploy.runtimes.coreml import CoreMlRuntime, why_not_here
 from phiscale.errors import MissingDependencyError, ModelDirError
@@ -79,9 +81,15 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
 @pytest.mark.skipif(why_not_here() is None, reason="this system can check it")
 def test_an_export_that_cannot_be_checked_says_so(tmp_path: Path) -> None:
     model = make_model(tmp_path / "model", MBCONV)
-    folder = ps.export(model.path, "coreml")
-    assert (folder / "model.mlpackage" / "Manifest.json").is_file()
-    assert json.loads((folder / "export.json").read_text())["check"] is None
+    result = CliRunner().invoke(app, ["export", str(model.path), "coreml"])
+    assert result.exit_code == 0, result.output
+    assert "checked  not: Core ML runs on macOS only\n" in result.stdout
+    [export] = list_exports(model)
+    assert (export.check, export.unchecked) == (None, "Core ML runs on macOS only")
+    assert (export.model_path / "Manifest.json").is_file()
+    export.verify()
+    with pytest.raises(MissingDependencyError, match="Core ML runs on macOS only"):
+        ps.load(model.path, runtime="coreml")
 
 
 @pytest.mark.skipif(why_not_here() is not None, reason="Core ML runs on macOS only")

@@ -13,13 +13,21 @@ from phiscale.deploy.export_store import Format
 from phiscale.deploy.exporters.toolchain import get_toolchain
 from phiscale.errors import MissingDependencyError
 
-PACKAGES: dict[Format, str] = {"executorch": "executorch", "litert": "litert_torch"}
+PACKAGES: dict[Format, str] = {
+    "executorch": "executorch",
+    "litert": "litert_torch",
+    "coreml": "coremltools",
+}
 
 
 @pytest.mark.parametrize("format", PACKAGES)
 def test_export(format: Format, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: A002
     model = make_model(tmp_path / "model", MBCONV)
-    monkeypatch.setitem(sys.modules, PACKAGES[format], None)
+    package = PACKAGES[format]
+    # With those of its modules that another test has imported.
+    loaded = [name for name in sys.modules if name.startswith(f"{package}.")]
+    for name in (package, *loaded):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(MissingDependencyError, match=rf"run: pip install 'phiscale\[{format}\]'"):
         ps.export(model.path, format)
     assert not list((model.path / "exports").iterdir())

@@ -69,7 +69,6 @@ def write_onnx(
 def _open(export: Export) -> Runtime:
     from phiscale.deploy.runtimes.onnx import OnnxRuntime
 
-    export.verify()
     return OnnxRuntime(export.model_path)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phiscale.deploy.exporters.openvino import save
+from phiscale.deploy.runtimes.messages import first_line
 from phiscale.errors import ModelDirError, require
 
 __all__ = ["OpenVinoQuantizer", "quiet_nncf"]
@@ -83,8 +84,7 @@ class OpenVinoQuantizer:
                     ignored_scope=nncf.IgnoredScope(names=[*floating, *self._layers[_SQUEEZE_EXCITE]]),
                 )
             except Exception as error:  # NNCF's own exceptions share no base with OpenVINO's
-                line = str(error).strip().partition("\n")[0] or type(error).__name__
-                raise ModelDirError(f"NNCF cannot quantise this network: {line}") from None
+                raise ModelDirError(f"NNCF cannot quantise this network: {first_line(error)}") from None
         _share_limits(quantized)
         _store_in_half(quantized, set(floating))
         _store_in_bytes(quantized, set(self._layers[_SQUEEZE_EXCITE]))

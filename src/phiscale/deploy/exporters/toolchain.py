@@ -58,11 +58,14 @@ class Toolchain:
         precisions: What it can compute in, the default first.
         packages: Distributions whose versions an export notes.
         write: Writes the file.
-        open: Opens an export in the engine that it is for; raises ModelDirError where it is damaged and
-            MissingDependencyError where the engine is not installed.
+        open: Opens an export in the engine that it is for, after its files have been verified; raises
+            ModelDirError where the engine cannot read them and MissingDependencyError where it is not
+            installed.
         check_batch: Images per run when an export is checked; None for any number.
         quantizer: Takes a file that `write` wrote, to be quantised; where ``"int8"`` is among the precisions.
             Raises MissingDependencyError where what it needs is not installed.
+        pack: Makes a quantised export smaller; it may open another file then. Raises OSError where it cannot
+            be written.
         why_not_here: Says why no export of this format can run on this system, so that it is written without
             a check; None where it can.
     """
@@ -74,6 +77,7 @@ class Toolchain:
     open: Callable[[Export], Runtime]
     check_batch: int | None = None
     quantizer: Callable[[Path], Quantizer] | None = None
+    pack: Callable[[Export], Export] = lambda export: export
     why_not_here: Callable[[], str | None] = lambda: None
 
 

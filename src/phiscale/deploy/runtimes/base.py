@@ -114,6 +114,7 @@ def open_export(export: Export) -> Runtime:
     """
     from phiscale.deploy.exporters.toolchain import get_toolchain
 
+    export.verify()
     return get_toolchain(export.format).open(export)
 
 

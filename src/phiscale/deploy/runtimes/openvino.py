@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Literal
@@ -22,7 +24,7 @@ class OpenVinoRuntime:
     """A graph with its preprocessing inside, on OpenVINO. Any number of threads may call it at once.
 
     Args:
-        path: The ``.xml`` file.
+        path: The ``.xml`` file, or that file packed by gzip; the ``.bin`` lies beside it.
         precision: What floating-point operations are computed in: ``"fp32"`` or ``"bf16"``. Left to itself,
             OpenVINO takes bfloat16 where the processor has it, and answers differ from the network's.
         threads: Threads in all; None takes one per core that this process may use.
@@ -52,8 +54,8 @@ class OpenVinoRuntime:
         }
         try:
             core = ov.Core()
-            self._compiled = core.compile_model(core.read_model(path), "CPU", config)
-        except RuntimeError as error:
+            self._compiled = core.compile_model(_read(core, path), "CPU", config)
+        except (RuntimeError, OSError, EOFError, zlib.error) as error:  # the last three say gzip's troubles
             raise ModelDirError(f"cannot open {path}: {last_line(error)}; export again") from None
         # A request serves one call at a time, and making one takes longer than using it: they are kept.
         self._idle: SimpleQueue[Any] = SimpleQueue()
@@ -74,3 +76,11 @@ class OpenVinoRuntime:
         result = np.array(request.get_output_tensor(0).data, np.float32)
         self._idle.put(request)  # not after an error: a request that failed is dropped
         return result
+
+
+def _read(core: Any, path: Path) -> Any:
+    """An ``openvino.Model`` from its text, packed or not, and the weights beside it."""
+    if path.suffix != ".gz":
+        return core.read_model(path)
+    weights = path.with_suffix("").with_suffix(".bin")
+    return core.read_model(gzip.decompress(path.read_bytes()), weights.read_bytes())
