@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -139,6 +140,26 @@ def test_decoded_images_are_shared(trials: TrialPlan, folder: Path) -> None:
     copy(trials.baseline, seed=0, epochs=1)
     assert sorted((folder / "cache").iterdir()) == files
     assert [file.stat().st_mtime_ns for file in files] == stamps
+
+
+def test_another_machine_needs_the_images_or_their_pixels(
+    trials: TrialPlan, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    plan = plan_trials("images", baseline=TINY, overrides=SHORT, cache_dir=tmp_path / "cache")
+    plan.objective.prepare()
+    sent = pickle.dumps(plan.objective)
+    expected = plan.objective(plan.baseline, seed=0, epochs=1).top1
+    monkeypatch.chdir(tmp_path)
+    (folder / "images").rename(folder / "away")
+    try:
+        assert pickle.loads(sent)(plan.baseline, seed=0, epochs=1).top1 == expected
+        shutil.rmtree(tmp_path / "cache")
+        with pytest.raises(DataError, match=r"images/.*\.png"):
+            pickle.loads(sent)(plan.baseline, seed=0, epochs=1)
+    finally:
+        (folder / "away").rename(folder / "images")
+    assert pickle.loads(sent)(plan.baseline, seed=0, epochs=1).top1 == expected
 
 
 def test_a_network_for_other_images_is_fitted_to_these(trials: TrialPlan) -> None:

@@ -1,4 +1,7 @@
-"""A search of twelve tiny trainings in a process of its own. Arguments: folder, workers."""
+"""A search of twelve tiny trainings in a process of its own.
+
+Arguments: folder; number of workers, or address of a Ray cluster.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,11 @@ from pathlib import Path
 
 from made_up import SMALL, Hill, Slow
 
+from phiscale.cluster import RayBackend
 from phiscale.scaling.compound import CompoundRule, compound_scale
 from phiscale.search.coefficients import CoefficientPlan, plan_coefficients, search_coefficients
 from phiscale.search.coefficients_report import write_result
+from phiscale.search.runner import local_backend
 from phiscale.search.store import TrialStore
 
 BEST = compound_scale(SMALL, phi=1.0, rule=CompoundRule(alpha=1.4, beta=1.1, gamma=1.1))
@@ -29,12 +34,13 @@ def make_plan() -> CoefficientPlan:
     )
 
 
-def main(folder: Path, workers: int) -> None:
+def main(folder: Path, where: str) -> None:
     objective = Slow(Hill(BEST), folder / "log", seconds=0.15)
-    with TrialStore(folder / "trials.db") as store:
+    backend = local_backend(int(where)) if where.isdecimal() else RayBackend(where)
+    with TrialStore(folder / "trials.db") as store, backend as run:
         (folder / "ready").touch()
-        write_result(search_coefficients(make_plan(), objective, store, workers=workers), folder)
+        write_result(search_coefficients(make_plan(), objective, store, backend=run), folder)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -5,15 +5,13 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
-import killable_search
 import numpy as np
 import pytest
+from killing import log_lines, recorded, start, wait_for_the_end_of, wait_until_ready
 from made_up import SMALL, Hill
 
 import phiscale as ps
@@ -182,39 +180,6 @@ def test_the_ternary_plot_has_every_rule(tmp_path: Path) -> None:
 # -- kill -9 --------------------------------------------------------------------------------------
 
 
-def start(folder: Path, workers: int) -> subprocess.Popen[bytes]:
-    folder.mkdir(exist_ok=True)
-    (folder / "ready").unlink(missing_ok=True)
-    return subprocess.Popen(
-        [sys.executable, killable_search.__file__, str(folder), str(workers)], start_new_session=True
-    )
-
-
-def recorded(folder: Path) -> set[str]:
-    with TrialStore(folder / "trials.db") as store:
-        return {trial.user_attrs["key"] for trial in store.study.get_trials(deepcopy=False)}
-
-
-def log_lines(folder: Path) -> list[tuple[str, int]]:
-    log = folder / "log"
-    lines = log.read_text().splitlines() if log.exists() else []
-    return [(key, int(pid)) for key, pid in (line.split() for line in lines)]
-
-
-def wait_for_the_end_of(pid: int) -> None:
-    """A worker has no parent left to reap it here, so a zombie counts as ended."""
-    end = time.monotonic() + 20
-    while time.monotonic() < end:
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            return
-        if state == "Z":
-            return
-        time.sleep(0.02)
-    pytest.fail(f"worker {pid} lives on without its driver")
-
-
 @pytest.mark.skipif(not Path("/proc").exists(), reason="looks at processes in /proc")
 @pytest.mark.parametrize(
     ("workers", "kills"),
@@ -230,20 +195,19 @@ def test_killed_at_random_moments(tmp_path: Path, workers: int, kills: int) -> N
     broken, unbroken = tmp_path / "broken", tmp_path / "unbroken"
     finished = 0
     for _ in range(kills):
-        known, lines = recorded(broken) if broken.exists() else set(), len(log_lines(broken))
-        driver = start(broken, workers)
-        while not (broken / "ready").exists() and driver.poll() is None:
-            time.sleep(0.01)
+        known, lines = recorded(broken), len(log_lines(broken / "log"))
+        driver = start(broken, str(workers))
+        wait_until_ready(driver, broken)
         time.sleep(rng.uniform(0.0, 0.8))
         os.kill(driver.pid, signal.SIGKILL)
         driver.wait()
-        begun = log_lines(broken)[lines:]
+        begun = log_lines(broken / "log")[lines:]
         for _, pid in begun:
             wait_for_the_end_of(pid)
         assert not known & {key for key, _ in begun}  # what was recorded is not trained again
         finished += (broken / "result.json").exists()
-    assert start(broken, workers).wait() == 0
-    assert start(unbroken, 1).wait() == 0
+    assert start(broken, str(workers)).wait() == 0
+    assert start(unbroken, "1").wait() == 0
     assert len(recorded(unbroken)) == 12
     assert recorded(broken) == recorded(unbroken)
     for name in ("result.json", "ranking.csv", "rule.json"):

@@ -74,6 +74,13 @@ class PixelCache:
         shape = (height, width) if self._channels == 1 else (height, width, self._channels)
         return pixels.reshape(shape)
 
+    def is_here(self) -> bool:
+        """Whether a disk cache's file is there and whole, which on another machine it may not be."""
+        size = _HEADER.size + 8 * len(self) + self.nbytes
+        with contextlib.suppress(OSError):
+            return self.path is not None and self.path.stat().st_size == size
+        return False
+
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
         if self.path is not None:

@@ -84,3 +84,7 @@ class FileReader:
         if "\0" in image_id:
             raise ImageError("a file name cannot hold the character zero")
         return self.root / image_id
+
+    def __reduce__(self) -> tuple[type[FileReader], tuple[Path]]:
+        # Who gets a copy may work in another folder.
+        return FileReader, (self.root.absolute(),)

@@ -83,7 +83,7 @@ def _open(name: str, root: Path, split: Split) -> Any:
 
     choice = {"train": split == "train"} if PUBLISHED[name] == "train" else {"split": split}
     try:
-        return getattr(datasets, name)(root=root, download=False, **choice)
+        return getattr(datasets, name)(root=root.absolute(), download=False, **choice)
     except (RuntimeError, OSError, ValueError):
         raise DataError(
             f"{name} is not under {printable(root)}, or not whole; to download it: python -c "

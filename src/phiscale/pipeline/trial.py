@@ -74,8 +74,18 @@ class ImageObjective:
                 )
 
     def __getstate__(self) -> dict[str, Any]:
-        # Other processes open the shared file themselves; an array in memory would be copied to each.
-        return {**self.__dict__, "_caches": {}}
+        # Other processes read the same file; an array in memory would be copied to each.
+        on_disk = {
+            split: cache
+            for split, cache in self._caches.items()
+            if cache is not None and cache.path is not None
+        }
+        return {**self.__dict__, "_caches": on_disk}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Another machine may not have the file: then it needs the images, and makes a file of its own.
+        here = {split: cache for split, cache in state["_caches"].items() if cache.is_here()}
+        self.__dict__.update(state, _caches=here)
 
     def __call__(
         self, spec: NetworkSpec, *, seed: int, epochs: int | None = None, report: Report | None = None
@@ -90,6 +100,7 @@ class ImageObjective:
 
         Raises:
             TrainingError: The loss is not finite, or nothing can be written.
+            DataError: An image cannot be read, for example on a machine that does not have it.
             KeyboardInterrupt: Ctrl-C or SIGTERM came.
         """
         history: list[EpochRecord] = []
@@ -187,6 +198,8 @@ class ImageObjective:
             drop_last=for_training,
             seed=recipe.seed,
             workers=recipe.workers,
+            # With another image in its place, this score could not be compared with the others.
+            on_error="raise",
             cache=self._cache(split),
         )
 

@@ -13,20 +13,19 @@ import pickle
 import signal
 import threading
 import traceback
-from collections import Counter, deque
 from collections.abc import Generator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any
 
-from phiscale.errors import TrainingError
 from phiscale.search.objective import Objective, Score, Trial
+from phiscale.search.pending import PendingTrials
 
-__all__ = ["Processes"]
+__all__ = ["THREAD_SETTINGS", "Processes", "answer"]
 
-ATTEMPTS = 3
-_THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""Environment variables that say how many threads a process has; read when numpy and torch are imported."""
 
 
 class Processes:
@@ -48,36 +47,30 @@ class Processes:
     ) -> Generator[tuple[Trial, Score], None, None]:
         """See `phiscale.search.runner.Backend`."""
         self._hire(pickle.dumps(objective), len(trials))
-        pending, lost = deque(trials), Counter[str]()
-        failed: Exception | None = None
+        pending = PendingTrials(trials)
         busy: list[_Worker] = []
         try:
             while pending or busy:
                 while pending and self._idle:
                     worker = self._idle.pop()
-                    worker.give(pending.popleft())
+                    worker.give(pending.take())
                     busy.append(worker)
                 for worker in _with_news(busy):
                     busy.remove(worker)
-                    answer = worker.take()
-                    if answer is None:
+                    result = worker.take()
+                    if result is None:
                         self._replace(worker)
-                        lost[worker.trial.key] += 1
-                        if lost[worker.trial.key] < ATTEMPTS:
-                            pending.append(worker.trial)
-                        else:
-                            failed = failed or _given_up(worker)
+                        pending.lose(worker.trial, last=f"with exit code {worker.process.exitcode}")
                         continue
                     self._idle.append(worker)
-                    if isinstance(answer, Score):
-                        yield worker.trial, answer
+                    if isinstance(result, Score):
+                        yield worker.trial, result
                     else:
-                        failed = failed or answer
+                        pending.fail(result)
         finally:
             for worker in busy:
                 worker.end()
-        if failed is not None:
-            raise failed
+        pending.raise_error()
 
     def _hire(self, objective: bytes, trials: int) -> None:
         """Have a process for each trial, as far as `workers` allows."""
@@ -132,10 +125,10 @@ class _Worker:
     def take(self) -> Score | Exception | None:
         """The answer; None where the process died over it."""
         try:
-            answer: Score | Exception | None = self.connection.recv() if self.connection.poll() else None
+            result: Score | Exception | None = self.connection.recv() if self.connection.poll() else None
         except (EOFError, OSError):
             return None
-        return answer
+        return result
 
     def end(self) -> None:
         """End the process at once, whatever it does."""
@@ -152,23 +145,15 @@ def _with_news(workers: Sequence[_Worker]) -> list[_Worker]:
     return [worker for worker in workers if worker.connection in ready or worker.process.sentinel in ready]
 
 
-def _given_up(worker: _Worker) -> TrainingError:
-    trial = worker.trial
-    return TrainingError(
-        f"the process that trained {trial.spec.name} with seed {trial.seed} died {ATTEMPTS} times, last with "
-        f"exit code {worker.process.exitcode}; if memory ran out, take fewer workers or smaller batches"
-    )
-
-
 def _work(connection: Connection[Any, Any]) -> None:
     """The worker's side: an objective first, then one trial after the other."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the driver ends the workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    os.environ.update(dict.fromkeys(_THREAD_SETTINGS, "1"))  # before the objective imports torch
+    os.environ.update(dict.fromkeys(THREAD_SETTINGS, "1"))  # before the objective imports torch
     with contextlib.suppress(EOFError, KeyboardInterrupt):
         objective: Objective = pickle.loads(connection.recv_bytes())
         while True:
-            connection.send(_answer(objective, connection.recv()))
+            connection.send(answer(objective, connection.recv()))
 
 
 def _end_with_parent() -> None:
@@ -178,7 +163,14 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _answer(objective: Objective, trial: Trial) -> Score | Exception:
+def answer(objective: Objective, trial: Trial, *, where: str = "in a worker process") -> Score | Exception:
+    """Run a trial where others wait for it: an error comes back as a value that can be pickled.
+
+    Args:
+        objective: Trains.
+        trial: What to train.
+        where: Said in a note of the error, with the stack trace of this process.
+    """
     try:
         return objective(trial.spec, seed=trial.seed, epochs=trial.epochs)
     except Exception as error:
@@ -187,5 +179,5 @@ def _answer(objective: Objective, trial: Trial) -> Score | Exception:
             pickle.loads(pickle.dumps(error))
         except Exception:  # whatever a class of the user's does when it is copied
             return RuntimeError(text)
-        error.add_note(f"in a worker process:\n{text}")
+        error.add_note(f"{where}:\n{text}")
         return error

@@ -4,9 +4,11 @@ A small network's kernels are shorter than the time it takes to launch them: one
 kept an H100 busy for 2.6 ms, and launching them took 25 ms. Recorded once as a CUDA graph, they are launched
 together. A graph repeats itself exactly, so whatever changes from step to step is read from tables on the
 device: which images, how they are shifted and mirrored, the learning rates and the weight of the moving
-average. On a CPU the same step runs without a graph, which is for tests; so it does where several processes
-share a GPU by NVIDIA's MPS, under which fifteen of them took 175 recorded steps a second together, and fourteen
-took 500 steps of a like network that were launched kernel by kernel.
+average.
+
+On a CPU the same step runs without a graph, which is for tests. So it does where processes share a GPU by
+NVIDIA's MPS: under it, fifteen of them took 175 recorded steps a second together, and fourteen took 500 of a
+like network that were launched kernel by kernel.
 
 It trains what `train` does with the same recipe, but for the random numbers, and leaves no files.
 """

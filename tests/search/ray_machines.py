@@ -1,0 +1,40 @@
+"""Ray on this machine for a test, alone or as several machines."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+MEMORY = 80 * 2**20  # about the least that Ray takes for its objects
+
+
+@contextlib.contextmanager
+def importable() -> Iterator[None]:
+    """Processes that are started within find what the tests import."""
+    with pytest.MonkeyPatch.context() as patch:
+        folders = [str(Path(__file__).parent), *sys.path]
+        patch.setenv("PYTHONPATH", os.pathsep.join(folder for folder in folders if folder))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        yield
+
+
+@contextlib.contextmanager
+def three_machines() -> Iterator[Any]:
+    """A cluster of three machines with a core each, as processes of this one; the first is the head."""
+    utilities = pytest.importorskip("ray.cluster_utils", reason="the cluster extra is not installed")
+    options = {"num_cpus": 1, "object_store_memory": MEMORY, "include_dashboard": False}
+    with importable():
+        cluster = utilities.Cluster(initialize_head=True, head_node_args=options)
+        try:
+            for _ in range(2):
+                cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
+            cluster.wait_for_nodes()
+            yield cluster
+        finally:
+            cluster.shutdown()
