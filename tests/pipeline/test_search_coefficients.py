@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -114,6 +115,26 @@ def test_what_a_killed_search_left_is_removed(tmp_path: Path) -> None:
     (tmp_path / "scratch" / "trial-x").mkdir(parents=True)
     with run_folder(tmp_path):
         assert not (tmp_path / "scratch").exists()
+
+
+@pytest.mark.slow
+def test_the_same_by_ray(arguments: list[str], tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="the cluster extra is not installed")
+    here = run(*arguments)
+    assert here.exit_code == 0, here.output
+    end = arguments.index("--workers")
+    command = [sys.executable, search_program.__file__, *arguments[:end]]
+    there = subprocess.run(
+        [*command, "--ray", "local", "--out", str(tmp_path / "there")],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(folder for folder in sys.path if folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert there.returncode == 0, there.stderr
+    assert there.stdout.replace("/there/", "/out/") == here.stdout
+    rankings = [(tmp_path / name / "ranking.csv").read_text() for name in ("out", "there")]
+    assert rankings[0] == rankings[1]
 
 
 @pytest.mark.slow

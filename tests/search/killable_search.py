@@ -1,6 +1,6 @@
 """A search of twelve tiny trainings in a process of its own.
 
-Arguments: folder; number of workers, or address of a Ray cluster.
+Arguments: folder; number of workers, or address of a Ray cluster; seconds of a training.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def make_plan() -> CoefficientPlan:
     )
 
 
-def main(folder: Path, where: str) -> None:
-    objective = Slow(Hill(BEST), folder / "log", seconds=0.15)
+def main(folder: Path, where: str, seconds: float) -> None:
+    objective = Slow(Hill(BEST), folder / "log", seconds=seconds)
     backend = local_backend(int(where)) if where.isdecimal() else RayBackend(where)
     with TrialStore(folder / "trials.db") as store, backend as run:
         (folder / "ready").touch()
@@ -43,4 +43,4 @@ def main(folder: Path, where: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]))

@@ -15,12 +15,12 @@ import pytest
 from phiscale.search.store import TrialStore
 
 
-def start(folder: Path, where: str) -> subprocess.Popen[bytes]:
-    """`killable_search` in a folder; where it trains is its second argument."""
+def start(folder: Path, where: str, *, seconds: float = 0.15) -> subprocess.Popen[bytes]:
+    """`killable_search` in a folder, with its arguments."""
     folder.mkdir(exist_ok=True)
     (folder / "ready").unlink(missing_ok=True)
     return subprocess.Popen(
-        [sys.executable, killable_search.__file__, str(folder), where],
+        [sys.executable, killable_search.__file__, str(folder), where, str(seconds)],
         start_new_session=True,
         # A shell's background job, as which the suite may run, has its children ignore SIGINT.
         preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,13 @@ def importable() -> Iterator[None]:
         yield
 
 
+def clear_up() -> None:
+    """Let go of files and processes that Ray leaves open, before a later test is blamed for them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
+
 @contextlib.contextmanager
 def three_machines() -> Iterator[Any]:
     """A cluster of three machines with a core each, as processes of this one; the first is the head."""
@@ -38,3 +47,4 @@ def three_machines() -> Iterator[Any]:
             yield cluster
         finally:
             cluster.shutdown()
+            clear_up()

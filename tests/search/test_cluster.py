@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from made_up import SMALL, Deadly, Hill, OneFails
-from ray_machines import MEMORY, importable
+from ray_machines import MEMORY, clear_up, importable
 
 import phiscale.cluster
 from phiscale.cluster import RayBackend
@@ -44,6 +44,7 @@ def here() -> Iterator[RayBackend]:
         )
         yield RayBackend()
         ray.shutdown()
+        clear_up()
 
 
 @dataclass(frozen=True)

@@ -78,11 +78,10 @@ def trial_of(key: str) -> Trial:
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_driver_that_is_stopped_goes_on(cluster: Any, tmp_path: Path, how: signal.Signals) -> None:
     broken, unbroken = tmp_path / "broken", tmp_path / "unbroken"
-    finished = 0
-    for wanted in (3, 7, 10):  # one in each part of the search
+    for _ in range(2):
         known, lines = recorded(broken), len(log_lines(broken / "log"))
-        driver = start(broken, cluster.address)
-        while len(recorded(broken)) < wanted and driver.poll() is None:
+        driver = start(broken, cluster.address, seconds=0.5)
+        while len(log_lines(broken / "log")) < lines + 4 and driver.poll() is None:
             time.sleep(0.01)
         driver.send_signal(how)
         driver.wait(timeout=60)
@@ -90,8 +89,7 @@ def test_a_driver_that_is_stopped_goes_on(cluster: Any, tmp_path: Path, how: sig
         for _, pid in again:
             wait_for_the_end_of(pid)
         assert not known & {key for key, _ in again}  # what was recorded is not trained again
-        finished += (broken / "result.json").exists()
-    assert finished == 0
+    assert 0 < len(recorded(broken)) < 12
     assert start(broken, cluster.address).wait(timeout=120) == 0
     assert start(unbroken, "1").wait(timeout=120) == 0
     assert recorded(broken) == recorded(unbroken)

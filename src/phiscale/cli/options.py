@@ -12,8 +12,15 @@ from phiscale.errors import RecipeError, SpecError
 from phiscale.scaling.budget import Budget
 
 __all__ = [
+    "Baseline",
+    "BatchSize",
+    "CpusPerTrial",
+    "DryRun",
+    "Epochs",
     "FileSize",
     "Fresh",
+    "GpusPerTrial",
+    "ImageSize",
     "Images",
     "ImagesPerSecond",
     "InferenceMemory",
@@ -23,13 +30,20 @@ __all__ = [
     "Network",
     "Params",
     "Precision",
+    "Ray",
+    "RecipeName",
     "Resize",
     "Rule",
     "Runtime",
+    "Seed",
     "Settings",
     "SplitFile",
+    "Storage",
+    "StudyName",
     "Threads",
     "TrainingMemory",
+    "ValFraction",
+    "Workers",
     "make_budget",
     "make_overrides",
 ]
@@ -111,6 +125,46 @@ Settings = Annotated[
 ]
 SplitFile = Annotated[
     Path | None, typer.Option(help="CSV with path and split (train, val, test) that decides the splits.")
+]
+
+# What the commands that search have in common.
+Baseline = Annotated[
+    str,
+    typer.Option(
+        help="A name from `phiscale models`, fitted to the images' size; or a JSON file, taken as it is."
+    ),
+]
+ImageSize = Annotated[int | None, typer.Option(help="Image side of the baseline.", min=8)]
+RecipeName = Annotated[str, typer.Option(help="fast, paper or a YAML file.")]
+Epochs = Annotated[int | None, typer.Option(help="Epochs of a full training.")]
+BatchSize = Annotated[int | None, typer.Option(help="Images per step.")]
+Seed = Annotated[int, typer.Option(help="First seed; the split of the images is by it too.", min=0)]
+ValFraction = Annotated[
+    float, typer.Option(help="Share held out to compare on, where there is no val split.")
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        help="Processes that train, each with one thread; by default one per core, or 1 on a GPU.", min=1
+    ),
+]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Train on a Ray cluster: auto for the one this machine is in, HOST:PORT, or local to start one.",
+    ),
+]
+CpusPerTrial = Annotated[int, typer.Option(help="With --ray: cores for each training.", min=1)]
+GpusPerTrial = Annotated[
+    float, typer.Option(help="With --ray: GPUs for each training; 0.5 lets two share one.", min=0.0)
+]
+Storage = Annotated[
+    str | None, typer.Option(help="Keep the trainings in this database, like postgresql://USER@HOST/NAME.")
+]
+StudyName = Annotated[str, typer.Option("--study", help="Name of the search in --storage.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Only show what would be trained, and how long it takes.")
 ]
 
 

@@ -2,122 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phiscale.cli.options import JsonOutput, LatencyMs, Macs, Params, make_overrides
-from phiscale.cli.output import INTERRUPTED, console, print_json, print_table
-from phiscale.cli.progress import counting
-from phiscale.cli.search_coefficients import _default_workers, _percent, _stage
-from phiscale.cli.units import format_count, format_duration
-from phiscale.errors import BudgetError, SpecError
-from phiscale.scaling.budget import LIMITS, Budget
+from phiscale.cli import baseline_plan, options
+from phiscale.cli.output import console, print_json, print_table
+from phiscale.cli.searching import Place, format_interval, print_forecast, stage, stoppable
+from phiscale.cli.units import format_count
 
 if TYPE_CHECKING:
     from phiscale.pipeline.baseline import BaselinePlan
     from phiscale.search.baseline import BaselineSearch, Effort, Finalist
-    from phiscale.spec import NetworkSpec
-
-Images = Annotated[
-    str,
-    typer.Argument(
-        help="Folder with one folder per class, a CSV or Parquet manifest, or torchvision:NAME:ROOT."
-    ),
-]
-Template = Annotated[
-    str,
-    typer.Option(
-        help="The space is laid around this network: a name from `phiscale models`, scaled to the limits and "
-        "the images' size; or a JSON file, taken as it is."
-    ),
-]
-Sampler = Annotated[str, typer.Option(help="nsga2 (evolution), tpe, or random to compare with.")]
-Trials = Annotated[int, typer.Option(help="Networks that are trained a little.", min=1)]
-Generation = Annotated[
-    int, typer.Option(help="Networks that are proposed at once, on the scores of those before.", min=2)
-]
-ProxyEpochs = Annotated[
-    int | None, typer.Option(help="Epochs of a short training; by default a fifth of --epochs.", min=1)
-]
-ProxyImageSize = Annotated[
-    int | None,
-    typer.Option(help="Image side of a short training; by default three quarters of the whole.", min=8),
-]
-Finalists = Annotated[
-    int, typer.Option(help="Networks of the front that are trained in full, at most.", min=1)
-]
-FinalSeeds = Annotated[int, typer.Option("--seeds", help="Full trainings of each finalist.", min=1)]
-Exponent = Annotated[
-    float, typer.Option(help="w of the reward, accuracy × (cost / target)^w; 0 counts accuracy alone.")
-]
-Name = Annotated[str, typer.Option(help="What to call the network that is found.")]
-ImageSize = Annotated[int | None, typer.Option(help="Image side of the networks.", min=8)]
-Resize = Annotated[
-    str, typer.Option(help="crop (the centre), squash (the whole image) or pad (the whole image).")
-]
-RecipeName = Annotated[str, typer.Option(help="fast, paper or a YAML file.")]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="NAME=VALUE", help="Change a setting of the recipe, like --set augment.policy=none."
-    ),
-]
-Epochs = Annotated[int | None, typer.Option(help="Epochs of a full training.")]
-BatchSize = Annotated[int | None, typer.Option(help="Images per step.")]
-Seed = Annotated[int, typer.Option(help="First seed; the split of the images is by it too.", min=0)]
-ValFraction = Annotated[
-    float, typer.Option(help="Share held out to compare on, where there is no val split.")
-]
-SplitFile = Annotated[
-    Path | None, typer.Option(help="CSV with path and split (train, val, test) that decides the splits.")
-]
-Workers = Annotated[
-    int | None,
-    typer.Option(help="Processes that train, each with one thread; by default one per core.", min=1),
-]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Only show the space, its template, and how long it takes.")
-]
 
 
 def baseline(
-    images: Images,
-    macs: Macs = None,
-    params: Params = None,
-    latency_ms: LatencyMs = None,
-    template: Template = "efficientnet_b0",
+    images: options.Images,
+    macs: options.Macs = None,
+    params: options.Params = None,
+    latency_ms: options.LatencyMs = None,
+    template: baseline_plan.Template = "efficientnet_b0",
     out: Annotated[
         Path, typer.Option(help="Folder for trainings and results; it is gone on with.", file_okay=False)
     ] = Path("baseline"),
-    sampler: Sampler = "nsga2",
-    trials: Trials = 64,
-    generation: Generation = 8,
-    proxy_epochs: ProxyEpochs = None,
-    proxy_image_size: ProxyImageSize = None,
-    finalists: Finalists = 8,
-    seeds: FinalSeeds = 1,
-    exponent: Exponent = -0.07,
-    name: Name = "searched_baseline",
-    image_size: ImageSize = None,
-    resize: Resize = "crop",
-    recipe: RecipeName = "fast",
-    settings: Settings = None,
-    epochs: Epochs = None,
-    batch_size: BatchSize = None,
-    seed: Seed = 0,
-    val_fraction: ValFraction = 0.2,
-    split_file: SplitFile = None,
-    workers: Workers = None,
-    storage: Annotated[
-        str | None,
-        typer.Option(help="Keep the trainings in this database, like postgresql://USER@HOST/NAME."),
-    ] = None,
-    study: Annotated[str, typer.Option(help="Name of the search in --storage.")] = "phiscale",
-    dry_run: DryRun = False,
-    json: JsonOutput = False,
+    sampler: baseline_plan.Sampler = "nsga2",
+    trials: baseline_plan.Trials = 64,
+    generation: baseline_plan.Generation = 8,
+    proxy_epochs: baseline_plan.ProxyEpochs = None,
+    proxy_image_size: baseline_plan.ProxyImageSize = None,
+    finalists: baseline_plan.Finalists = 8,
+    seeds: baseline_plan.FinalSeeds = 1,
+    exponent: baseline_plan.Exponent = -0.07,
+    name: baseline_plan.Name = "searched_baseline",
+    image_size: options.ImageSize = None,
+    resize: options.Resize = "crop",
+    recipe: options.RecipeName = "fast",
+    settings: options.Settings = None,
+    epochs: options.Epochs = None,
+    batch_size: options.BatchSize = None,
+    seed: options.Seed = 0,
+    val_fraction: options.ValFraction = 0.2,
+    split_file: options.SplitFile = None,
+    workers: options.Workers = None,
+    ray: options.Ray = None,
+    cpus_per_trial: options.CpusPerTrial = 1,
+    gpus_per_trial: options.GpusPerTrial = 0.0,
+    storage: options.Storage = None,
+    study: options.StudyName = "phiscale",
+    dry_run: options.DryRun = False,
+    json: options.JsonOutput = False,
 ) -> None:
     """Find the network within your limits that suits your images best.
 
@@ -128,7 +62,8 @@ def baseline(
     """
     from phiscale.pipeline.baseline import run_baseline
 
-    plan, effort = make_plan(
+    place = Place(workers=workers, ray=ray, cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial)
+    plan, effort = baseline_plan.make_plan(
         images,
         limits={"macs": macs, "params": params, "latency_ms": latency_ms},
         effort={
@@ -141,7 +76,9 @@ def baseline(
         },
         seeds=seeds,
         seed=seed,
-        overrides=make_overrides(settings, {"epochs": epochs, "batch_size": batch_size, "seed": seed}),
+        overrides=options.make_overrides(
+            settings, {"epochs": epochs, "batch_size": batch_size, "seed": seed}
+        ),
         template=template,
         exponent=exponent,
         image_size=image_size,
@@ -150,105 +87,32 @@ def baseline(
         val_fraction=val_fraction,
         split_file=split_file,
         out=out,
+        place=place,
         quiet=json,
     )
-    workers = workers or _default_workers()
-    if dry_run:
-        _show_plan(plan, effort, workers, as_json=json)
-        return
-    if not json:
-        print_plan(plan, effort)
-    try:
+    with stoppable(), place.open() as (backend, at_a_time):
+        if dry_run:
+            _show_plan(plan, effort, at_a_time, as_json=json)
+            return
+        if not json:
+            baseline_plan.print_plan(plan, effort)
         search = run_baseline(
-            plan, out, effort=effort, name=name, storage=storage, study=study, workers=workers, stage=_stage
+            plan,
+            out,
+            effort=effort,
+            name=name,
+            storage=storage,
+            study=study,
+            workers=at_a_time,
+            stage=stage,
+            backend=backend,
         )
-    except KeyboardInterrupt:
-        console(stderr=True).print("stopped; the finished trainings are kept: the same command goes on")
-        raise typer.Exit(INTERRUPTED) from None
     if json:
         from phiscale.search.baseline_report import search_to_dict
 
         print_json({"directory": str(out), **search_to_dict(search)})
     else:
         _print_result(search, out)
-
-
-def make_plan(
-    images: str,
-    *,
-    limits: Mapping[str, float | None],
-    effort: Mapping[str, Any],
-    seeds: int,
-    seed: int,
-    out: Path,
-    quiet: bool,
-    **settings: Any,
-) -> tuple[BaselinePlan, Effort]:
-    """The search that the options ask for.
-
-    Raises:
-        BudgetError: Neither multiply-adds nor milliseconds are limited.
-        SpecError: An option is not valid.
-    """
-    from phiscale.pipeline.baseline import default_effort, plan_baseline
-    from phiscale.pipeline.coefficients import SCRATCH
-
-    if settings["resize"] not in ("crop", "squash", "pad"):
-        raise SpecError(f"resize must be crop, squash or pad; got {settings['resize']!r}")
-    given = {name: value for name, value in limits.items() if value is not None}
-    if not {"macs", "latency_ms"} & given.keys():
-        raise BudgetError("say what a network may cost: --macs 20M or --latency-ms 3")
-    timed = "latency_ms" in given
-    with counting("scanning", show=not quiet) as progress:
-        plan = plan_baseline(
-            images,
-            limits=Budget(**given),
-            cost="latency_ms" if timed else "macs",
-            measure=_milliseconds(show=not quiet) if timed else None,
-            scratch=out.absolute() / SCRATCH,
-            progress=progress,
-            **settings,
-        )
-    return plan, default_effort(plan, **effort, seed=seed, final_seeds=tuple(range(seed, seed + seeds)))
-
-
-def _milliseconds(*, show: bool) -> Callable[[NetworkSpec], float]:
-    """Median of one image on this machine, in the engine that is fastest here; remembered on disk."""
-    from phiscale.cli.timing import make_meter
-
-    meter = make_meter(None, "fp32", None, 1, show=show)
-    return lambda spec: meter([spec])[0].median_ms
-
-
-def print_plan(plan: BaselinePlan, effort: Effort) -> None:
-    """Print the images, what was chosen, the template and the space."""
-    from phiscale.scaling.complexity import complexity
-
-    out, source, template = console(), plan.trials.objective.source, plan.space.template
-    counts = ", ".join(f"{len(source.split(split))} {split}" for split in ("train", "val"))
-    out.print(f"images   {source.location}: {len(source.classes)} classes, {counts}", soft_wrap=True)
-    for note in plan.notes:
-        out.print(f"chosen   {note}", soft_wrap=True)
-    cost = complexity(template)
-    out.print(
-        f"template {template.name}: {format_count(cost.macs)} multiply-adds, {format_count(cost.params)} "
-        f"parameters, {template.image_size[0]}×{template.image_size[1]} px"
-    )
-    limits = ", ".join(
-        f"at most {format_count(limit)} {LIMITS[name]}" for name, limit in plan.goal.limits.limits().items()
-    )
-    out.print(f"space    {plan.space.size:.2g} networks; {limits}", soft_wrap=True)
-    side = effort.proxy(template).spec.image_size
-    out.print(
-        f"effort   {_many(effort.trials, 'network')} for {_many(effort.proxy_epochs or 0, 'epoch')} at "
-        f"{side[0]}×{side[1]} px, then at most {effort.finalists} and the template in full, "
-        f"{_many(len(effort.final_seeds), 'seed')} each",
-        soft_wrap=True,
-    )
-
-
-def _many(number: int, thing: str) -> str:
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def _show_plan(plan: BaselinePlan, effort: Effort, workers: int, *, as_json: bool) -> None:
@@ -270,7 +134,7 @@ def _show_plan(plan: BaselinePlan, effort: Effort, workers: int, *, as_json: boo
             }
         )
         return
-    print_plan(plan, effort)
+    baseline_plan.print_plan(plan, effort)
     fields = ("block", "kernel_size", "expand_ratio", "se_ratio", "skip", "num_layers", "out_channels")
     print_table(
         ("stage", "stride", *(field.replace("_", " ") for field in fields)),
@@ -283,7 +147,7 @@ def _show_plan(plan: BaselinePlan, effort: Effort, workers: int, *, as_json: boo
             for index, stage in enumerate(plan.space.stages)
         ],
     )
-    console().print(f"time     about {format_duration(seconds)} with {workers} workers")
+    print_forecast(seconds, workers)
 
 
 def _print_result(search: BaselineSearch, out: Path) -> None:
@@ -315,7 +179,7 @@ def _cells(one: Finalist, search: BaselineSearch, *, on_front: bool) -> tuple[st
         format_count(cost.params),
         format_count(cost.macs),
         f"{one.cost / search.goal.target:.0%}",
-        _percent(one.top1),
+        format_interval(one.top1),
         f"{one.reward:.4f}",
         ", ".join(name for name, is_so in marks.items() if is_so),
     )

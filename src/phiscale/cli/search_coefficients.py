@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phiscale.cli.options import Images, JsonOutput, Resize, Settings, SplitFile, make_overrides
-from phiscale.cli.output import INTERRUPTED, console, print_json, print_table
-from phiscale.cli.progress import counting
-from phiscale.cli.units import format_count, format_duration
+from phiscale.cli import options
+from phiscale.cli.output import console, print_json, print_table
+from phiscale.cli.searching import (
+    Place,
+    format_interval,
+    print_forecast,
+    print_images,
+    scan_and_plan,
+    stage,
+    stoppable,
+)
+from phiscale.cli.units import format_count
 
 if TYPE_CHECKING:
     from phiscale.pipeline.trial import TrialPlan
     from phiscale.search.coefficients import CoefficientPlan, CoefficientResult
     from phiscale.search.grid import Candidate
-    from phiscale.search.runner import Progress
     from phiscale.search.statistics import Interval
 
 
 def coefficients(
-    images: Images,
-    baseline: Annotated[
-        str,
-        typer.Option(
-            help="A name from `phiscale models`, fitted to the images' size; or a JSON file, taken as it is."
-        ),
-    ] = "efficientnet_b0",
+    images: options.Images,
+    baseline: options.Baseline = "efficientnet_b0",
     out: Annotated[
         Path, typer.Option(help="Folder for trainings and results; it is gone on with.", file_okay=False)
     ] = Path("coefficients"),
@@ -50,30 +49,23 @@ def coefficients(
         int, typer.Option(help="Of so many networks, one goes on to the next rung.", min=2)
     ] = 3,
     min_epochs: Annotated[int, typer.Option(help="Epochs of the shortest rung.", min=1)] = 3,
-    image_size: Annotated[int | None, typer.Option(help="Image side of the baseline.", min=8)] = None,
-    resize: Resize = "crop",
-    recipe: Annotated[str, typer.Option(help="fast, paper or a YAML file.")] = "fast",
-    settings: Settings = None,
-    epochs: Annotated[int | None, typer.Option(help="Epochs of a whole training.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images per step.")] = None,
-    seed: Annotated[int, typer.Option(help="First seed; the split of the images is by it too.", min=0)] = 0,
-    val_fraction: Annotated[
-        float, typer.Option(help="Share held out to compare on, where there is no val split.")
-    ] = 0.2,
-    split_file: SplitFile = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(help="Processes that train, each with one thread; by default one per core.", min=1),
-    ] = None,
-    storage: Annotated[
-        str | None,
-        typer.Option(help="Keep the trainings in this database, like postgresql://USER@HOST/NAME."),
-    ] = None,
-    study: Annotated[str, typer.Option(help="Name of the search in --storage.")] = "phiscale",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only list the networks, their cost, and how long it takes.")
-    ] = False,
-    json: JsonOutput = False,
+    image_size: options.ImageSize = None,
+    resize: options.Resize = "crop",
+    recipe: options.RecipeName = "fast",
+    settings: options.Settings = None,
+    epochs: options.Epochs = None,
+    batch_size: options.BatchSize = None,
+    seed: options.Seed = 0,
+    val_fraction: options.ValFraction = 0.2,
+    split_file: options.SplitFile = None,
+    workers: options.Workers = None,
+    ray: options.Ray = None,
+    cpus_per_trial: options.CpusPerTrial = 1,
+    gpus_per_trial: options.GpusPerTrial = 0.0,
+    storage: options.Storage = None,
+    study: options.StudyName = "phiscale",
+    dry_run: options.DryRun = False,
+    json: options.JsonOutput = False,
 ) -> None:
     """Find the α, β and γ that serve a baseline best on your images.
 
@@ -81,24 +73,27 @@ def coefficients(
     confirms the winner with seeds that did not choose it. The same command goes on with a search that was
     stopped at any moment.
     """
-    from phiscale.pipeline.coefficients import SCRATCH, run_coefficients
+    from phiscale.pipeline.coefficients import run_coefficients
     from phiscale.pipeline.trial import plan_trials
     from phiscale.search.coefficients import plan_coefficients
 
-    short = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
-    with counting("scanning", show=not json) as progress:
-        trials = plan_trials(
-            images,
-            baseline=baseline,
-            recipe=recipe,
-            overrides=make_overrides(settings, short),
-            image_size=image_size,
-            resize=resize,  # type: ignore[arg-type]
-            val_fraction=val_fraction,
-            split_file=split_file,
-            scratch=out.absolute() / SCRATCH,
-            progress=progress,
-        )
+    place = Place(workers=workers, ray=ray, cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial)
+    trials = scan_and_plan(
+        plan_trials,
+        images,
+        out=out,
+        place=place,
+        quiet=json,
+        baseline=baseline,
+        recipe=recipe,
+        overrides=options.make_overrides(
+            settings, {"epochs": epochs, "batch_size": batch_size, "seed": seed}
+        ),
+        image_size=image_size,
+        resize=resize,
+        val_fraction=val_fraction,
+        split_file=split_file,
+    )
     plan = plan_coefficients(
         trials.baseline,
         epochs=trials.objective.recipe.epochs,
@@ -111,42 +106,28 @@ def coefficients(
         reduction=reduction,
         min_epochs=min_epochs,
     )
-    workers = workers or _default_workers()
-    if dry_run:
-        _show_plan(plan, trials, workers, as_json=json)
-        return
-    if not json:
-        _print_summary(plan, trials)
-    try:
+    with stoppable(), place.open() as (backend, at_a_time):
+        if dry_run:
+            _show_plan(plan, trials, at_a_time, as_json=json)
+            return
+        if not json:
+            _print_summary(plan, trials)
         result = run_coefficients(
-            plan, trials, out, storage=storage, study=study, workers=workers, stage=_stage
+            plan,
+            trials,
+            out,
+            storage=storage,
+            study=study,
+            workers=at_a_time,
+            stage=stage,
+            backend=backend,
         )
-    except KeyboardInterrupt:
-        console(stderr=True).print("stopped; the finished trainings are kept: the same command goes on")
-        raise typer.Exit(INTERRUPTED) from None
     if json:
         from phiscale.search.coefficients_report import result_to_dict
 
         print_json({"directory": str(out), **result_to_dict(result)})
     else:
         _print_result(result, out)
-
-
-def _default_workers() -> int:
-    """One for each core that this process may use; on a GPU one, which needs all of it."""
-    import torch
-
-    if torch.cuda.is_available():
-        return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextmanager
-def _stage(label: str) -> Iterator[Progress | None]:
-    """Says what begins, and draws a bar where somebody looks."""
-    console(stderr=True).print(label, soft_wrap=True)
-    with counting("training") as progress:
-        yield progress
 
 
 def _show_plan(plan: CoefficientPlan, trials: TrialPlan, workers: int, *, as_json: bool) -> None:
@@ -167,15 +148,12 @@ def _show_plan(plan: CoefficientPlan, trials: TrialPlan, workers: int, *, as_jso
         console().print(
             f"{name:13}{trainings} trainings, {epochs} {'epoch' if epochs == 1 else 'epochs'} each"
         )
-    console().print(f"time         about {format_duration(seconds)} with {workers} workers")
+    print_forecast(seconds, workers, width=13)
 
 
 def _print_summary(plan: CoefficientPlan, trials: TrialPlan) -> None:
-    out, source = console(), trials.objective.source
-    counts = ", ".join(f"{len(source.split(split))} {split}" for split in ("train", "val"))
-    out.print(f"images   {source.location}: {len(source.classes)} classes, {counts}", soft_wrap=True)
-    for note in trials.notes:
-        out.print(f"chosen   {note}", soft_wrap=True)
+    out = console()
+    print_images(trials.objective.source, trials.notes)
     side = plan.baseline.image_size
     out.print(
         f"baseline {plan.baseline.name}: {format_count(plan.baseline_macs)} multiply-adds, "
@@ -225,8 +203,8 @@ def _print_result(result: CoefficientResult, out: Path) -> None:
                 cells[3],
                 cells[6],
                 str(ranked.epochs),
-                _percent(ranked.top1),
-                "" if ranked.confirmed is None else _percent(ranked.confirmed),
+                format_interval(ranked.top1),
+                "" if ranked.confirmed is None else format_interval(ranked.confirmed),
                 ", ".join(name for name in (winner, cells[7]) if name),
             )
         )
@@ -252,9 +230,3 @@ def _compared(difference: Interval) -> str:
     interval = f"[{100 * difference.low:+.2f}, {100 * difference.high:+.2f}]"
     verdict = "" if difference.low > 0 or difference.high < 0 else "; these seeds cannot tell the two apart"
     return f"{points}, {difference.level:.0%} interval {interval} over {difference.count} seeds{verdict}"
-
-
-def _percent(interval: Interval) -> str:
-    if interval.low is None or interval.high is None:
-        return f"{100 * interval.mean:.2f}"
-    return f"{100 * interval.mean:.2f} [{100 * interval.low:.2f}, {100 * interval.high:.2f}]"

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phiscale.cli import search_baseline as shared
-from phiscale.cli.options import JsonOutput, Macs, make_overrides
-from phiscale.cli.output import INTERRUPTED, console, print_json, print_table
-from phiscale.cli.search_coefficients import _default_workers, _stage
+from phiscale.cli import baseline_plan, options
+from phiscale.cli.output import console, print_json, print_table
+from phiscale.cli.searching import Place, stage, stoppable
 from phiscale.cli.units import format_count, parse_count
 from phiscale.errors import BudgetError
 
@@ -19,24 +18,24 @@ if TYPE_CHECKING:
 
 
 def family(
-    images: shared.Images,
-    macs: Macs = None,
+    images: options.Images,
+    macs: options.Macs = None,
     budgets: Annotated[
         str, typer.Option(metavar="N,N,…", help="Multiply-adds of the larger members, like 40M,80M,160M.")
     ] = "",
-    template: shared.Template = "efficientnet_b0",
+    template: baseline_plan.Template = "efficientnet_b0",
     out: Annotated[
         Path, typer.Option(help="Folder for searches and models; it is gone on with.", file_okay=False)
     ] = Path("family"),
-    sampler: shared.Sampler = "nsga2",
-    trials: shared.Trials = 64,
-    generation: shared.Generation = 8,
-    proxy_epochs: shared.ProxyEpochs = None,
-    proxy_image_size: shared.ProxyImageSize = None,
-    finalists: shared.Finalists = 8,
-    seeds: shared.FinalSeeds = 1,
-    exponent: shared.Exponent = -0.07,
-    name: shared.Name = "searched_baseline",
+    sampler: baseline_plan.Sampler = "nsga2",
+    trials: baseline_plan.Trials = 64,
+    generation: baseline_plan.Generation = 8,
+    proxy_epochs: baseline_plan.ProxyEpochs = None,
+    proxy_image_size: baseline_plan.ProxyImageSize = None,
+    finalists: baseline_plan.Finalists = 8,
+    seeds: baseline_plan.FinalSeeds = 1,
+    exponent: baseline_plan.Exponent = -0.07,
+    name: baseline_plan.Name = "searched_baseline",
     step: Annotated[str, typer.Option(metavar="NUMBER", help="Step of the grid of α, β and γ.")] = "0.05",
     tolerance: Annotated[
         str, typer.Option(metavar="NUMBER", help="Largest distance of α·β²·γ² from 2.")
@@ -51,17 +50,22 @@ def family(
         int, typer.Option(help="Further trainings of the winning rule and of the paper's.", min=0)
     ] = 5,
     min_epochs: Annotated[int, typer.Option(help="Epochs of the shortest rung.", min=1)] = 3,
-    image_size: shared.ImageSize = None,
-    resize: shared.Resize = "crop",
-    recipe: shared.RecipeName = "fast",
-    settings: shared.Settings = None,
-    epochs: shared.Epochs = None,
-    batch_size: shared.BatchSize = None,
-    seed: shared.Seed = 0,
-    val_fraction: shared.ValFraction = 0.2,
-    split_file: shared.SplitFile = None,
-    workers: shared.Workers = None,
-    json: JsonOutput = False,
+    image_size: options.ImageSize = None,
+    resize: options.Resize = "crop",
+    recipe: options.RecipeName = "fast",
+    settings: options.Settings = None,
+    epochs: options.Epochs = None,
+    batch_size: options.BatchSize = None,
+    seed: options.Seed = 0,
+    val_fraction: options.ValFraction = 0.2,
+    split_file: options.SplitFile = None,
+    workers: options.Workers = None,
+    ray: options.Ray = None,
+    cpus_per_trial: options.CpusPerTrial = 1,
+    gpus_per_trial: options.GpusPerTrial = 0.0,
+    storage: options.Storage = None,
+    study: options.StudyName = "phiscale",
+    json: options.JsonOutput = False,
 ) -> None:
     """Make a family of networks for your images, as EfficientNet was made for ImageNet.
 
@@ -75,7 +79,8 @@ def family(
     if macs is None:
         raise BudgetError("say what the baseline may cost: --macs 20M")
     check_budgets(members, baseline=macs)
-    plan, effort = shared.make_plan(
+    place = Place(workers=workers, ray=ray, cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial)
+    plan, effort = baseline_plan.make_plan(
         images,
         limits={"macs": macs},
         effort={
@@ -88,7 +93,9 @@ def family(
         },
         seeds=seeds,
         seed=seed,
-        overrides=make_overrides(settings, {"epochs": epochs, "batch_size": batch_size, "seed": seed}),
+        overrides=options.make_overrides(
+            settings, {"epochs": epochs, "batch_size": batch_size, "seed": seed}
+        ),
         template=template,
         exponent=exponent,
         image_size=image_size,
@@ -97,6 +104,7 @@ def family(
         val_fraction=val_fraction,
         split_file=split_file,
         out=out,
+        place=place,
         quiet=json,
     )
     run = FamilyRun(
@@ -114,19 +122,19 @@ def family(
         name=name,
     )
     if not json:
-        shared.print_plan(plan, effort)
-    try:
+        baseline_plan.print_plan(plan, effort)
+    with stoppable(), place.open() as (backend, at_a_time):
         made = run_family(
             run,
             out,
-            workers=workers or _default_workers(),
-            stage=_stage,
+            storage=storage,
+            study=study,
+            workers=at_a_time,
+            stage=stage,
             tell=lambda line: console(stderr=True).print(line, soft_wrap=True),
             progress=not json,
+            backend=backend,
         )
-    except KeyboardInterrupt:
-        console(stderr=True).print("stopped; what is finished is kept: the same command goes on")
-        raise typer.Exit(INTERRUPTED) from None
     if json:
         print_json({"directory": str(out), **made.to_dict()})
     else:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phiscale.cli.options import JsonOutput, Rule, make_overrides
-from phiscale.cli.output import INTERRUPTED, console, print_json, print_table
+from phiscale.cli import options
+from phiscale.cli.output import console, print_json, print_table
 from phiscale.cli.progress import counting
-from phiscale.cli.search_coefficients import _default_workers
-from phiscale.cli.units import format_count, format_duration, parse_count
-from phiscale.errors import BudgetError, SpecError
+from phiscale.cli.searching import Place, print_forecast, print_images, scan_and_plan, stoppable
+from phiscale.cli.units import format_count, parse_count
+from phiscale.errors import BudgetError
 
 if TYPE_CHECKING:
     from phiscale.pipeline.trial import TrialPlan
@@ -23,18 +23,8 @@ if TYPE_CHECKING:
 
 
 def study(
-    images: Annotated[
-        str,
-        typer.Argument(
-            help="Folder with one folder per class, a CSV or Parquet manifest, or torchvision:NAME:ROOT."
-        ),
-    ],
-    baseline: Annotated[
-        str,
-        typer.Option(
-            help="A name from `phiscale models`, fitted to the images' size; or a JSON file, taken as it is."
-        ),
-    ] = "efficientnet_b0",
+    images: options.Images,
+    baseline: options.Baseline = "efficientnet_b0",
     out: Annotated[
         Path, typer.Option(help="Folder for trainings and results; it is gone on with.", file_okay=False)
     ] = Path("study"),
@@ -54,7 +44,7 @@ def study(
             help="Costs in the figures, like 1.5x,2x,4x; the last is the budget. By default three of them."
         ),
     ] = None,
-    rule: Rule = "paper",
+    rule: options.Rule = "paper",
     families: Annotated[
         str, typer.Option(help="Networks of table3, from `phiscale models`.")
     ] = "mobilenet_v1,mobilenet_v2,resnet50",
@@ -65,71 +55,53 @@ def study(
         ),
     ] = False,
     seeds: Annotated[int, typer.Option(help="Trainings of each network.", min=1)] = 5,
-    image_size: Annotated[int | None, typer.Option(help="Image side of the baseline.", min=8)] = None,
-    resize: Annotated[
-        str, typer.Option(help="crop (the centre), squash (the whole image) or pad (the whole image).")
-    ] = "crop",
-    recipe: Annotated[str, typer.Option(help="fast, paper or a YAML file.")] = "fast",
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="NAME=VALUE",
-            help="Change a setting of the recipe, like --set augment.policy=none.",
-        ),
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Epochs of each training.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images per step.")] = None,
-    seed: Annotated[int, typer.Option(help="First seed; the split of the images is by it too.", min=0)] = 0,
-    val_fraction: Annotated[
-        float, typer.Option(help="Share held out to compare on, where there is no val split.")
-    ] = 0.2,
-    split_file: Annotated[
-        Path | None, typer.Option(help="CSV with path and split (train, val, test) that decides the splits.")
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(help="Processes that train, each with one thread; by default one per core.", min=1),
-    ] = None,
-    storage: Annotated[
-        str | None,
-        typer.Option(help="Keep the trainings in this database, like postgresql://USER@HOST/NAME."),
-    ] = None,
-    study_name: Annotated[str, typer.Option("--study", help="Name of the study in --storage.")] = "phiscale",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only list the networks, their cost, and how long it takes.")
-    ] = False,
-    json: JsonOutput = False,
+    image_size: options.ImageSize = None,
+    resize: options.Resize = "crop",
+    recipe: options.RecipeName = "fast",
+    settings: options.Settings = None,
+    epochs: options.Epochs = None,
+    batch_size: options.BatchSize = None,
+    seed: options.Seed = 0,
+    val_fraction: options.ValFraction = 0.2,
+    split_file: options.SplitFile = None,
+    workers: options.Workers = None,
+    ray: options.Ray = None,
+    cpus_per_trial: options.CpusPerTrial = 1,
+    gpus_per_trial: options.GpusPerTrial = 0.0,
+    storage: options.Storage = None,
+    study_name: options.StudyName = "phiscale",
+    dry_run: options.DryRun = False,
+    json: options.JsonOutput = False,
 ) -> None:
     """Compare scaling one dimension with scaling all three on your images, at equal multiply-adds.
 
     Makes the paper's tables and figures for a baseline and writes them as CSV, pictures and a web page. The
     same command goes on with a study that was stopped at any moment.
     """
-    from phiscale.pipeline.coefficients import SCRATCH
     from phiscale.pipeline.study import study_images
     from phiscale.pipeline.trial import plan_trials
     from phiscale.scaling.compound import get_rule
     from phiscale.search.study import plan_study
 
-    if resize not in ("crop", "squash", "pad"):
-        raise SpecError(f"resize must be crop, squash or pad; got {resize!r}")
     growth = None if budget is None else _times(budget)
     compound = get_rule(rule)
-    short = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
-    with counting("scanning", show=not json) as progress:
-        trials = plan_trials(
-            images,
-            baseline=baseline,
-            recipe=recipe,
-            overrides=make_overrides(settings, short),
-            image_size=image_size,
-            resize=resize,  # type: ignore[arg-type]
-            val_fraction=val_fraction,
-            split_file=split_file,
-            scratch=out.absolute() / SCRATCH,
-            progress=progress,
-        )
+    place = Place(workers=workers, ray=ray, cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial)
+    trials = scan_and_plan(
+        plan_trials,
+        images,
+        out=out,
+        place=place,
+        quiet=json,
+        baseline=baseline,
+        recipe=recipe,
+        overrides=options.make_overrides(
+            settings, {"epochs": epochs, "batch_size": batch_size, "seed": seed}
+        ),
+        image_size=image_size,
+        resize=resize,
+        val_fraction=val_fraction,
+        split_file=split_file,
+    )
     plan = plan_study(
         trials.baseline,
         tables=_names(tables),
@@ -140,13 +112,12 @@ def study(
         families=_names(families),
         full_families=full_families,
     )
-    workers = workers or _default_workers()
-    if dry_run:
-        _show_plan(plan, trials, seeds, workers, as_json=json)
-        return
-    if not json:
-        _print_summary(plan, trials, seeds)
-    try:
+    with stoppable(), place.open() as (backend, at_a_time):
+        if dry_run:
+            _show_plan(plan, trials, seeds, at_a_time, as_json=json)
+            return
+        if not json:
+            _print_summary(plan, trials, seeds)
         with counting("training", show=not json) as progress:
             result = study_images(
                 plan,
@@ -155,13 +126,12 @@ def study(
                 seeds=range(seed, seed + seeds),
                 storage=storage,
                 study=study_name,
-                workers=workers,
+                workers=at_a_time,
+                backend=backend,
+                trained_on=None if backend is None else str(backend),
                 progress=progress,
                 command=shlex.join(["phiscale", *sys.argv[1:]]),
             )
-    except KeyboardInterrupt:
-        console(stderr=True).print("stopped; the finished trainings are kept: the same command goes on")
-        raise typer.Exit(INTERRUPTED) from None
     if json:
         from phiscale.search.study_files import result_to_dict
 
@@ -216,18 +186,15 @@ def _show_plan(plan: StudyPlan, trials: TrialPlan, seeds: int, workers: int, *, 
             rows,
             title=f"{part.title} (within {part.comparison.spread:.1%})",
         )
-    console().print(f"time     about {format_duration(seconds)} with {workers} workers")
+    print_forecast(seconds, workers)
 
 
 def _print_summary(plan: StudyPlan, trials: TrialPlan, seeds: int) -> None:
     from phiscale.scaling.complexity import complexity
     from phiscale.search.study import missing_arms
 
-    out, source = console(), trials.objective.source
-    counts = ", ".join(f"{len(source.split(split))} {split}" for split in ("train", "val"))
-    out.print(f"images   {source.location}: {len(source.classes)} classes, {counts}", soft_wrap=True)
-    for note in trials.notes:
-        out.print(f"chosen   {note}", soft_wrap=True)
+    out = console()
+    print_images(trials.objective.source, trials.notes)
     side = plan.baseline.image_size
     out.print(
         f"baseline {plan.baseline.name}: {format_count(complexity(plan.baseline).macs)} multiply-adds, "

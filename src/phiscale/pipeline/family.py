@@ -62,6 +62,8 @@ def run_family(
     family: FamilyRun,
     out: str | Path,
     *,
+    storage: str | None = None,
+    study: str = "phiscale",
     workers: int = 1,
     stage: Stage | None = None,
     tell: Callable[[str], None] | None = None,
@@ -77,6 +79,8 @@ def run_family(
     Args:
         family: What to do.
         out: The folder.
+        storage: A database as URL instead of the files in `out`.
+        study: Begins the names of the two searches' studies in the database.
         workers: Processes that train in the searches, each with one thread. The members are trained one
             after the other, with all threads.
         stage: Told of each part of the searches.
@@ -93,11 +97,22 @@ def run_family(
     """
     folder, trials = Path(out), family.plan.trials
     check_budgets(family.budgets, baseline=family.plan.goal.limits.macs or 0.0)
-    shared: dict[str, Any] = {"workers": workers, "stage": stage, "objective": objective, "backend": backend}
+    shared: dict[str, Any] = {
+        "storage": storage,
+        "workers": workers,
+        "stage": stage,
+        "objective": objective,
+        "backend": backend,
+    }
 
     def find_baseline() -> NetworkSpec:
         search = run_baseline(
-            family.plan, folder / "baseline", effort=family.effort, name=family.name, **shared
+            family.plan,
+            folder / "baseline",
+            effort=family.effort,
+            name=family.name,
+            study=f"{study}-baseline",
+            **shared,
         )
         return found_spec(search, family.name)
 
@@ -106,7 +121,10 @@ def run_family(
             baseline, epochs=trials.objective.recipe.epochs, **family.coefficients
         )
         of_baseline = replace(trials, baseline=baseline)
-        return run_coefficients(coefficients, of_baseline, folder / "coefficients", **shared).rule
+        found = run_coefficients(
+            coefficients, of_baseline, folder / "coefficients", study=f"{study}-coefficients", **shared
+        )
+        return found.rule
 
     def train(name: str, spec: NetworkSpec) -> dict[str, Any]:
         return _train(trials, spec, folder / name, progress=progress)

@@ -45,6 +45,7 @@ def study_images(
     objective: Objective | None = None,
     backend: Backend | None = None,
     meter: Meter | None = None,
+    trained_on: str | None = None,
     command: str | None = None,
 ) -> StudyResult:
     """Run a study, or go on with it, and write what it came to.
@@ -65,6 +66,7 @@ def study_images(
         backend: Where to run instead of in processes of this machine.
         meter: Times the networks, after all trainings; None is one thread of this machine, one image at a
             time, in the fastest engine that is installed.
+        trained_on: Where the backend trains, for the page; None is this machine.
         command: How the study was called, for the page.
 
     Raises:
@@ -93,7 +95,9 @@ def study_images(
         meter = meter or LatencyMeter(Setting(threads=1))
         times = [latency.median_ms for latency in meter(plan.networks)]
         result = result.with_latencies(dict(zip(result.measured, times, strict=True)))
-        write_study(result, folder, facts=_facts(result, trials, command), timing=_timing(workers, meter))
+        write_study(
+            result, folder, facts=_facts(result, trials, trained_on, command), timing=_timing(workers, meter)
+        )
     return result
 
 
@@ -139,7 +143,9 @@ def _draw_figures(result: StudyResult, folder: Path) -> dict[Table, str]:
     return drawn
 
 
-def _facts(result: StudyResult, trials: TrialPlan, command: str | None) -> dict[str, str]:
+def _facts(
+    result: StudyResult, trials: TrialPlan, trained_on: str | None, command: str | None
+) -> dict[str, str]:
     source, recipe, plan = trials.objective.source, trials.objective.recipe, result.plan
     cost = complexity(plan.baseline)
     side = plan.baseline.image_size
@@ -155,7 +161,8 @@ def _facts(result: StudyResult, trials: TrialPlan, command: str | None) -> dict[
         "trainings": f"{len(plan.networks)} networks × {len(result.seeds)} seeds",
         "machine": f"{device}, PyTorch {torch.__version__.partition('+')[0]}",
     }
-    return facts if command is None else {**facts, "command": command}
+    told = {"trained on": trained_on, "command": command}
+    return facts | {name: value for name, value in told.items() if value is not None}
 
 
 def _timing(workers: int, meter: Meter) -> str:
