@@ -6,9 +6,7 @@ together. A graph repeats itself exactly, so whatever changes from step to step 
 device: which images, how they are shifted and mirrored, the learning rates and the weight of the moving
 average.
 
-On a CPU the same step runs without a graph, which is for tests. So it does where processes share a GPU by
-NVIDIA's MPS: under it, fifteen of them took 175 recorded steps a second together, and fourteen took 500 of a
-like network that were launched kernel by kernel.
+On a CPU the same step runs without a graph, which is for tests.
 
 It trains what `train` does with the same recipe, but for the random numbers, and leaves no files.
 """
@@ -16,7 +14,6 @@ It trains what `train` does with the same recipe, but for the random numbers, an
 from __future__ import annotations
 
 import copy
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -175,7 +172,6 @@ class _Step:
         self._sums = torch.zeros(2, dtype=torch.float64, device=self.device)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._before_recording = _STEPS_BEFORE_RECORDING
-        self._records = self.device.type == "cuda" and "CUDA_MPS_PIPE_DIRECTORY" not in os.environ
 
     def _new_weight(self, step: int) -> float:
         """Of the weights in their moving average; the first update copies them, as in `EmaCallback`."""
@@ -221,7 +217,7 @@ class _Step:
         """Take the next step, by the graph as soon as there is one."""
         if self._graph is not None:
             self._graph.replay()
-        elif not self._records:
+        elif self.device.type != "cuda":
             self._take()
         elif self._before_recording > 0:
             self._before_recording -= 1
