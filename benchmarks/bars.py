@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from benchmarks.contender import OURS
@@ -52,6 +52,8 @@ def check(sections: Sections) -> list[Bar]:
     bars = [_fast(latency), _exact(latency)]
     bars += _beside_engines(latency)
     bars += _throughput(sections.get("throughput", {}).get("rows", ()))
+    alone = sections.get("throughput", {}).get("alone", ())
+    bars += [replace(bar, what=f"{bar.what}, each in its own process") for bar in _throughput(alone)]
     folder = sections.get("folder", {})
     bars += _folder(folder.get("rows", ()), folder.get("lite_rows", ()))
     cold = sections.get("cold_start", {}).get("rows", ())

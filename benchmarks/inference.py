@@ -14,6 +14,8 @@ import datetime
 import gc
 import logging
 import os
+import statistics
+import subprocess
 import sys
 import time
 import traceback
@@ -28,12 +30,13 @@ import torch
 
 from benchmarks import folder, gpu, ours, peers, tables
 from benchmarks.bars import Bar
-from benchmarks.contender import Contender
+from benchmarks.contender import OURS, Contender
 from benchmarks.forward import measure, networks, training_step
 from benchmarks.measure import limit_threads, machine, versions
 from benchmarks.networks import LITE, MAX_DROP, Subject, lite, make_subject, scratch
 from benchmarks.report import Report
 from benchmarks.roofline import Roofline, measure_roofline
+from benchmarks.scripts import batch as alone
 from phiscale.deploy.export_store import Format, Precision
 from phiscale.spec import Padding
 
@@ -193,7 +196,52 @@ def throughput(run: Run) -> dict[str, Any]:
     ]
     images = subject.images(batch)
     rows = _table(run, subject, contenders, images=images, batch=batch, rounds=run.effort.few_rounds)
-    return {"roofline": run.roofline.to_dict(), "rows": rows}
+    return {"roofline": run.roofline.to_dict(), "rows": rows, "alone": _alone(run, subject)}
+
+
+def _alone(run: Run, subject: Subject) -> list[dict[str, Any]]:
+    """A batch in a process that has done nothing else, the programs in turn.
+
+    There PyTorch gives every large activation back to the system and faults it in again; in the large process
+    of the table above it does not, for a reason that is not known.
+    """
+    side, batch = subject.spec.image_size[0], run.effort.batch
+    ways = [(key, name, "timm" if "timm" in key else key) for key, (name, _) in alone.WAYS.items()]
+    ways += [
+        (f"{format_}-{precision}", f"phiscale, {ours.ENGINES[format_]} {precision}", OURS)
+        for format_, precision in subject.export()
+        if format_ == "openvino"
+    ]
+    times: dict[str, list[float]] = {name: [] for _, name, _ in ways}
+    for _ in range(run.effort.processes + 1):
+        for key, name, _ in ways:
+            arguments = [key, str(batch), str(side), str(run.threads), str(subject.directory)]
+            done = subprocess.run(
+                [sys.executable, "-m", "benchmarks.scripts.batch", *arguments],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            times[name].append(float(done.stdout))
+    print(f"\n  {'each in a process of its own':42}{'ms':>9}{'img/s':>9}{'×':>7}")
+    rows = []
+    for _, name, library in ways:
+        ms = statistics.median(times[name])
+        faster = statistics.median(times["timm, eager"]) / ms
+        print(f"  {name:42}{ms:9.2f}{1000 * batch / ms:9.1f}{faster:7.2f}")
+        rows.append(
+            {
+                "network": subject.name,
+                "name": name,
+                "library": library,
+                "engine": "OpenVINO" if library == OURS else "PyTorch",
+                "batch": batch,
+                "median_ms": ms,
+                "images_per_second": 1000 * batch / ms,
+                "rounds_ms": times[name],
+            }
+        )
+    return rows
 
 
 def _table(

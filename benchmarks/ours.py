@@ -13,7 +13,7 @@ from phiscale.deploy.predictor import BATCH_SIZE
 from phiscale.deploy.runtimes.base import Runtime, cores, open_export
 from phiscale.deploy.runtimes.torch import TorchRuntime
 
-__all__ = ["latency", "throughput"]
+__all__ = ["in_threads", "latency", "throughput"]
 
 ENGINES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}
 
@@ -36,7 +36,7 @@ def throughput(subject: Subject) -> list[Contender]:
         engine, runtime = ENGINES[format_], open_export(export)
         many = getattr(runtime, "for_throughput", None)
         if many is not None:
-            runtime = _in_threads(many())
+            runtime = in_threads(many())
         name = f"phiscale, {engine} {precision}"
         found.append(_contender(subject, name, engine, precision, runtime))
     return found
@@ -59,7 +59,8 @@ def _contender(subject: Subject, name: str, engine: str, precision: str, runtime
     )
 
 
-def _in_threads(runtime: Runtime) -> Runtime:
+def in_threads(runtime: Runtime) -> Runtime:
+    """A runtime that gives each thread a few images at a time, as `phiscale predict` does."""
     pool = ThreadPoolExecutor(cores())
 
     def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:

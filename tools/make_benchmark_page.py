@@ -79,6 +79,11 @@ Batches of {batch}. "async" has that many single images under way on one stream 
 OpenVINO's makers advise. Ours runs as in `phiscale predict`: a thread per core, each with a few images.
 """
 
+ALONE = """The same, each in a process that has done nothing else, in turn. There PyTorch gives every large
+activation back to the system and faults it in again with the next batch, which is what its users see; in the
+process of the table above, which had run everything else before, it did not, and why is not known.
+"""
+
 FOLDER = """## A folder of JPEGs
 
 {count} JPEGs of 500×375 pixels, crops of photographs, to labels on disk: a process of its own each, start
@@ -211,7 +216,22 @@ def _network(name: str, rows: Sequence[Row]) -> str:
 def _throughput(section: Row) -> str:
     rows: Sequence[Row] = section["rows"]
     text = THROUGHPUT.format(batch=rows[0]["batch"])
-    return "\n".join([text, _limit(section), f"{_contenders(rows)}\n"])
+    return "\n".join([text, _limit(section), f"{_contenders(rows)}\n", _alone(section.get("alone", ()))])
+
+
+def _alone(rows: Sequence[Row]) -> str:
+    if not rows:
+        return ""
+    lines = [
+        [
+            _bold(row, row["name"]),
+            f"{row['median_ms']:.0f}",
+            f"{row['images_per_second']:.0f}",
+            f"{rows[0]['median_ms'] / row['median_ms']:.2f}",
+        ]
+        for row in rows
+    ]
+    return f"{ALONE}\n{_markdown(['', 'ms', 'images/s', '×'], lines)}\n"
 
 
 def _limit(section: Row) -> str:
