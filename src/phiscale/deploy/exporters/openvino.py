@@ -115,7 +115,7 @@ def pack(export: Export) -> Export:
     if size < _PACKED_FROM * (size + text.with_suffix(".bin").stat().st_size):
         return export
     packed = replace(export, file=f"{export.file}.gz")
-    # Without a time in it, the same network gives the same file.
+    # Without the time in it, the same text gives the same bytes.
     packed.model_path.write_bytes(gzip.compress(text.read_bytes(), mtime=0))
     text.unlink()
     return packed
