@@ -30,8 +30,9 @@ def _timm(batch: int, side: int, *, fold: bool = False, compiled: bool = False) 
     if fold or compiled:
         from benchmarks.peers import _compiled, fold_timm
 
-        net = (fold_timm(net) if fold else net)["network"]
-        net = net.to(torch.bfloat16).to(memory_format=torch.channels_last)
+        if fold:
+            fold_timm(net)  # in place
+        net = net["network"].to(torch.bfloat16).to(memory_format=torch.channels_last)
         images = images.to(torch.bfloat16).to(memory_format=torch.channels_last)
         return _inference(_compiled(net, images) if compiled else net, images)
     return _inference(net["network"], images)
