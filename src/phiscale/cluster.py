@@ -216,7 +216,7 @@ def _require_answer(address: str) -> None:
 def _no_cluster(address: str, reason: str) -> TrainingError:
     return TrainingError(
         f"cannot use a Ray cluster at {address}: {reason.rstrip('.')}; run `ray start --head` on one "
-        "machine, `ray start --address HOST:6379` on the others, and this on one of them"
+        "machine, `ray start --address HOST:6379` with the same token on the others, and this on one of them"
     )
 
 

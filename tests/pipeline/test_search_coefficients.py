@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -126,7 +127,12 @@ def test_the_same_by_ray(arguments: list[str], tmp_path: Path) -> None:
     command = [sys.executable, search_program.__file__, *arguments[:end]]
     there = subprocess.run(
         [*command, "--ray", "local", "--out", str(tmp_path / "there")],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(folder for folder in sys.path if folder)},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(folder for folder in sys.path if folder),
+            # Otherwise Ray writes a token into the home folder.
+            "RAY_AUTH_TOKEN": secrets.token_hex(16),
+        },
         capture_output=True,
         text=True,
         check=False,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import secrets
 import sys
 import warnings
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+TOKEN = secrets.token_hex(16)
 MEMORY = 80 * 2**20  # about the least that Ray takes for its objects
 
 
@@ -23,6 +25,8 @@ def importable() -> Iterator[None]:
         folders = [str(Path(__file__).parent), *sys.path]
         patch.setenv("PYTHONPATH", os.pathsep.join(folder for folder in folders if folder))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        # Otherwise Ray writes a token into the home folder.
+        patch.setenv("RAY_AUTH_TOKEN", TOKEN)
         yield
 
 

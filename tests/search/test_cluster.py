@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_up import SMALL, Deadly, Hill, OneFails
+from made_up import SMALL, Deadly, Hill, OneFails, Slow
 from ray_machines import MEMORY, clear_up, importable
 
 import phiscale.cluster
@@ -108,6 +108,22 @@ def test_a_trial_that_no_machine_has_room_for(here: RayBackend) -> None:
         next(RayBackend(gpus_per_trial=1)(TRIALS, HILL))
     with pytest.raises(TrainingError, match="has 3 CPU for a trial"):
         next(RayBackend(cpus_per_trial=3)(TRIALS, HILL))
+
+
+def test_a_cluster_without_machines_is_given_up(
+    here: RayBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, seconds in (("LOOK", 0.05), ("PATIENCE", 0.2), ("GRACE", 0.1)):
+        monkeypatch.setattr(phiscale.cluster, name, seconds)
+    with_room = iter([2, 2])  # when it begins, and before it sends
+
+    class Vanishing(RayBackend):
+        def slots(self) -> int:
+            return next(with_room, 0)
+
+    slow = Slow(HILL, tmp_path / "log", seconds=5)
+    with pytest.raises(TrainingError, match="no machine of the Ray cluster has 1 CPU for a trial"):
+        next(Vanishing()(TRIALS[:1], slow))
 
 
 def test_a_machine_with_other_versions_is_refused(here: RayBackend, monkeypatch: pytest.MonkeyPatch) -> None:
