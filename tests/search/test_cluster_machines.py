@@ -50,13 +50,17 @@ def test_a_machine_that_is_removed_loses_nothing(cluster: Any, tmp_path: Path) -
 
         def remove(done: int, _: int) -> None:
             if done == 4 and not removed:
-                # All machines are busy by now; this one goes without a word.
+                # All machines are busy for longer than it takes; this one goes without a word.
                 cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
                 known = {key for key in EXPECTED if store.get(trial_of(key))}
                 removed.append((known, begun(log)))
 
-        scores = run_trials(TRIALS, Slow(HILL, log, seconds=1.0), store, backend=backend, progress=remove)
-        assert backend.slots() == 2
+        scores = run_trials(TRIALS, Slow(HILL, log, seconds=3.0), store, backend=backend, progress=remove)
+        # Its processes were missed at once; that the machine is gone, Ray finds out a little later.
+        end = time.monotonic() + 60
+        while backend.slots() != 2:
+            assert time.monotonic() < end
+            time.sleep(0.1)
         assert len(store) == len(TRIALS)
     assert scores == EXPECTED
     ((known, before),) = removed
@@ -81,7 +85,7 @@ def test_a_driver_that_is_stopped_goes_on(cluster: Any, tmp_path: Path, how: sig
     for _ in range(2):
         known, lines = recorded(broken), len(log_lines(broken / "log"))
         driver = start(broken, cluster.address, seconds=0.5)
-        while len(log_lines(broken / "log")) < lines + 4 and driver.poll() is None:
+        while recorded(broken) == known and driver.poll() is None:
             time.sleep(0.01)
         driver.send_signal(how)
         driver.wait(timeout=60)
