@@ -36,6 +36,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from itertools import accumulate
 from pathlib import Path
@@ -46,7 +47,7 @@ import typer
 from phiscale.cli.options import Macs, make_overrides
 from phiscale.deploy.machine import this_machine
 from phiscale.errors import PhiscaleError
-from phiscale.evaluation.plots import new_figure
+from phiscale.evaluation.plots import save_png_and_svg
 from phiscale.pipeline.baseline import BaselinePlan, default_effort, plan_baseline, write_results
 from phiscale.pipeline.coefficients import SCRATCH, TRIALS, run_folder
 from phiscale.scaling.budget import Budget
@@ -299,10 +300,7 @@ def write(
     """Write the table, the figure and the medians."""
     write_text(folder / "rewards.csv", rewards_csv(found))
     write_text(folder / "comparison.json", json.dumps(report(plan, efforts, found, final), indent=2) + "\n")
-    for ending in ("png", "svg"):
-        figure = new_figure(6, 4)
-        draw(figure, found)
-        figure.savefig(folder / f"comparison.{ending}")
+    save_png_and_svg(folder / "comparison", partial(draw, found=found), width=6, height=4)
 
 
 # -- command line ----------------------------------------------------------------------------------

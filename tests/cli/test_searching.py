@@ -35,6 +35,16 @@ def test_this_machine(tmp_path: Path) -> None:
         assert at_a_time == default_workers()
 
 
+@pytest.mark.parametrize("here", [True, False])
+def test_on_a_cluster_the_options_say_whether_there_are_gpus(
+    here: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: here)
+    assert Place(**HERE).has_gpus() is here
+    assert Place(**HERE | {"ray": "auto"}).has_gpus() is False
+    assert Place(**HERE | {"ray": "auto", "gpus_per_trial": 0.5}).has_gpus() is True
+
+
 def test_a_cluster_trains_as_many_as_it_has_room_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, dict[str, float]]] = []
 

@@ -5,6 +5,7 @@ import pickle
 import shutil
 import signal
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from smooth_pictures import make_images
 
 import phiscale as ps
-from phiscale.errors import DataError, RecipeError, SpecError
+from phiscale.errors import DataError, RecipeError, SpecError, TrainingError
 from phiscale.nn.network import Network
 from phiscale.pipeline.trial import TrialPlan, plan_trials
 from phiscale.search.objective import Trial
@@ -21,6 +22,7 @@ from phiscale.search.runner import run_trials
 from phiscale.search.store import TrialStore
 from phiscale.spec import HeadSpec, NetworkSpec, StageSpec, StemSpec
 from phiscale.training.recipe import get_recipe
+from phiscale.training.resident import train_resident
 from phiscale.training.train import TrainResult, train
 
 TINY = NetworkSpec(
@@ -88,6 +90,33 @@ def test_ctrl_c_ends_it_also_in_the_last_epoch(trials: TrialPlan, folder: Path, 
     with pytest.raises(KeyboardInterrupt):
         trials.objective(trials.baseline, seed=2, epochs=2, report=report)
     assert list((folder / "scratch").iterdir()) == []
+
+
+def test_with_a_gpu_the_images_lie_on_it(
+    trials: TrialPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same path on the CPU: images of one size are made once, for all trainings."""
+    monkeypatch.setattr("phiscale.pipeline.trial.train_resident", partial(train_resident, device="cpu"))
+    recipe = trials.objective.recipe.override({"augment.crop_scale": (1.0, 1.0)})
+    objective = replace(trials.objective, recipe=recipe, scratch=tmp_path, on_gpu=True)
+    first = objective(trials.baseline, seed=0)
+    made = {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
+    again = objective(trials.baseline, seed=0)
+    assert (first.top1, first.epochs) == (again.top1, again.epochs)
+    assert first.epochs == 2
+    assert {file.name for file in made} == {"train-24x24.npy", "val-24x24.npy"}
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == made
+
+
+def test_where_it_trains_is_settled_before(trials: TrialPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without the GPU that the search counts on must not train with other random numbers."""
+    recipe = trials.objective.recipe.override({"augment.crop_scale": (1.0, 1.0)})
+    with_gpu = replace(trials.objective, recipe=recipe, on_gpu=True)
+    without = replace(with_gpu, on_gpu=False)
+    assert with_gpu.identity() != without.identity()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(TrainingError, match=r"this machine has none; .* --gpus-per-trial"):
+        pickle.loads(pickle.dumps(with_gpu))(trials.baseline, seed=0)
 
 
 def test_it_stops_when_told(trials: TrialPlan, folder: Path) -> None:

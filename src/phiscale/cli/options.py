@@ -20,6 +20,7 @@ __all__ = [
     "FileSize",
     "Fresh",
     "GpusPerTrial",
+    "GridStep",
     "ImageSize",
     "Images",
     "ImagesPerSecond",
@@ -27,6 +28,7 @@ __all__ = [
     "JsonOutput",
     "LatencyMs",
     "Macs",
+    "MinEpochs",
     "Network",
     "Params",
     "Precision",
@@ -34,6 +36,7 @@ __all__ = [
     "RecipeName",
     "Resize",
     "Rule",
+    "RunFolder",
     "Runtime",
     "Seed",
     "Settings",
@@ -134,6 +137,11 @@ Baseline = Annotated[
         help="A name from `phiscale models`, fitted to the images' size; or a JSON file, taken as it is."
     ),
 ]
+RunFolder = Annotated[
+    Path, typer.Option(help="Folder for trainings and results; it is gone on with.", file_okay=False)
+]
+GridStep = Annotated[str, typer.Option(metavar="NUMBER", help="Step of the grid of α, β and γ.")]
+MinEpochs = Annotated[int, typer.Option(help="Epochs of the shortest rung.", min=1)]
 ImageSize = Annotated[int | None, typer.Option(help="Image side of the baseline.", min=8)]
 RecipeName = Annotated[str, typer.Option(help="fast, paper or a YAML file.")]
 Epochs = Annotated[int | None, typer.Option(help="Epochs of a full training.")]

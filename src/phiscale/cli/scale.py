@@ -159,9 +159,12 @@ def _solve_latency(
 
 def _timing(fits: Mapping[str, BudgetFit | str]) -> dict[str, Any] | None:
     """What was measured; None where nothing was."""
+    timed = [fit for fit in fits.values() if isinstance(fit, BudgetFit) and "latency_ms" in fit.costs]
+    if not timed:
+        return None  # without importing what measures
     from phiscale.deploy.latency_budget import LatencyFit
 
-    return next((fit.timing() for fit in fits.values() if isinstance(fit, LatencyFit)), None)
+    return next(fit.timing() for fit in timed if isinstance(fit, LatencyFit))
 
 
 def _as_dict(

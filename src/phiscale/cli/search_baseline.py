@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from phiscale.cli import baseline_plan, options
 from phiscale.cli.output import console, print_json, print_table
@@ -23,9 +21,7 @@ def baseline(
     params: options.Params = None,
     latency_ms: options.LatencyMs = None,
     template: baseline_plan.Template = "efficientnet_b0",
-    out: Annotated[
-        Path, typer.Option(help="Folder for trainings and results; it is gone on with.", file_okay=False)
-    ] = Path("baseline"),
+    out: options.RunFolder = Path("baseline"),
     sampler: baseline_plan.Sampler = "nsga2",
     trials: baseline_plan.Trials = 64,
     generation: baseline_plan.Generation = 8,

@@ -30,10 +30,8 @@ if TYPE_CHECKING:
 def coefficients(
     images: options.Images,
     baseline: options.Baseline = "efficientnet_b0",
-    out: Annotated[
-        Path, typer.Option(help="Folder for trainings and results; it is gone on with.", file_okay=False)
-    ] = Path("coefficients"),
-    step: Annotated[str, typer.Option(metavar="NUMBER", help="Step of the grid of α, β and γ.")] = "0.05",
+    out: options.RunFolder = Path("coefficients"),
+    step: options.GridStep = "0.05",
     tolerance: Annotated[
         str, typer.Option(metavar="NUMBER", help="Largest distance of α·β²·γ² from --growth.")
     ] = "0.1",
@@ -48,7 +46,7 @@ def coefficients(
     reduction: Annotated[
         int, typer.Option(help="Of so many networks, one goes on to the next rung.", min=2)
     ] = 3,
-    min_epochs: Annotated[int, typer.Option(help="Epochs of the shortest rung.", min=1)] = 3,
+    min_epochs: options.MinEpochs = 3,
     image_size: options.ImageSize = None,
     resize: options.Resize = "crop",
     recipe: options.RecipeName = "fast",

@@ -36,7 +36,7 @@ def family(
     seeds: baseline_plan.FinalSeeds = 1,
     exponent: baseline_plan.Exponent = -0.07,
     name: baseline_plan.Name = "searched_baseline",
-    step: Annotated[str, typer.Option(metavar="NUMBER", help="Step of the grid of α, β and γ.")] = "0.05",
+    step: options.GridStep = "0.05",
     tolerance: Annotated[
         str, typer.Option(metavar="NUMBER", help="Largest distance of α·β²·γ² from 2.")
     ] = "0.1",
@@ -49,7 +49,7 @@ def family(
     confirm_seeds: Annotated[
         int, typer.Option(help="Further trainings of the winning rule and of the paper's.", min=0)
     ] = 5,
-    min_epochs: Annotated[int, typer.Option(help="Epochs of the shortest rung.", min=1)] = 3,
+    min_epochs: options.MinEpochs = 3,
     image_size: options.ImageSize = None,
     resize: options.Resize = "crop",
     recipe: options.RecipeName = "fast",

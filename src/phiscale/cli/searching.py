@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -79,6 +78,14 @@ class Place:
         with RayBackend(self.ray, **needs) as backend:
             yield backend, max(1, backend.slots())
 
+    def has_gpus(self) -> bool:
+        """Whether each training has a GPU, or a part of one."""
+        if self.ray is not None:
+            return self.gpus_per_trial > 0
+        import torch
+
+        return torch.cuda.is_available()
+
     def scratch(self, out: Path) -> Path | None:
         """Folder for what trainings write while they run; None is that of each machine's system."""
         from phiscale.pipeline.coefficients import SCRATCH
@@ -90,9 +97,11 @@ def default_workers() -> int:
     """One for each core that this process may use; on a GPU one, which needs all of it."""
     import torch
 
+    from phiscale.deploy.runtimes.base import cores
+
     if torch.cuda.is_available():
         return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores()
 
 
 # ---------------------------------------------------------------------------------------- the course
@@ -112,7 +121,8 @@ def scan_and_plan(
         **settings: The planner's other arguments.
     """
     with counting("scanning", show=not quiet) as progress:
-        return plan(images, scratch=place.scratch(out), progress=progress, **settings)
+        where = {"scratch": place.scratch(out), "on_gpu": place.has_gpus()}
+        return plan(images, progress=progress, **where, **settings)
 
 
 @contextmanager

@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 def study(
     images: options.Images,
     baseline: options.Baseline = "efficientnet_b0",
-    out: Annotated[
-        Path, typer.Option(help="Folder for trainings and results; it is gone on with.", file_okay=False)
-    ] = Path("study"),
+    out: options.RunFolder = Path("study"),
     tables: Annotated[
         str, typer.Option(help="Comma-separated: table7, figure3, figure4, figure8, table3.")
     ] = "table7,figure3,figure4,figure8,table3",

@@ -23,7 +23,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
 from phiscale.data.decode import decode
-from phiscale.data.sizes import fit_size
+from phiscale.data.sizes import fit_size, shifted
 from phiscale.data.transforms import to_tensor
 from phiscale.errors import RecipeError
 from phiscale.preprocess import Preprocess
@@ -135,16 +135,10 @@ class TrainTransform:
         most = self.augment.pad_crop
         if most:
             down, right = rng.randint(-most, most), rng.randint(-most, most)
-            pixels = _shift(_shift(pixels, down, axis=0), right, axis=1)
+            pixels = shifted(shifted(pixels, down, axis=0), right, axis=1)
         if self.augment.hflip and rng.random() < self.augment.hflip:
             pixels = pixels[:, ::-1]
         return pixels
-
-
-def _shift(pixels: npt.NDArray[np.uint8], by: int, *, axis: int) -> npt.NDArray[np.uint8]:
-    """Move the picture along an axis; its first or last row or column fills the gap."""
-    side = pixels.shape[axis]
-    return pixels.take(np.arange(-by, side - by), axis=axis, mode="clip")
 
 
 @contextlib.contextmanager

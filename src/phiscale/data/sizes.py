@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from phiscale.preprocess import Preprocess
 
-__all__ = ["RESAMPLING", "crop_geometry", "fit_size"]
+__all__ = ["RESAMPLING", "crop_geometry", "fit_size", "shifted"]
 
 RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -80,3 +82,9 @@ def _resize(image: Image.Image, size: tuple[int, int], resample: Image.Resamplin
 def _colour(preprocess: Preprocess) -> tuple[int, int, int]:
     red, green, blue = preprocess.background
     return round(red), round(green), round(blue)
+
+
+def shifted(pixels: npt.NDArray[np.uint8], by: int, *, axis: int) -> npt.NDArray[np.uint8]:
+    """Pixels moved along an axis; its first or last row or column fills the gap."""
+    side = pixels.shape[axis]
+    return pixels.take(np.arange(-by, side - by), axis=axis, mode="clip")

@@ -99,7 +99,7 @@ def export(
             versions={},
         )
         job = _Job(model, toolchain, samples, progress)
-        made = job.write(unchecked)
+        made = job.write(unchecked, timed=precision == "fp32")
         if precision != "fp32":
             made = job.lower(made, precision, max_drop)
         write_text(folder / RECORD, made.sealed().to_json())
@@ -124,7 +124,7 @@ class _Job:
     samples: _Samples
     progress: Progress | None
 
-    def write(self, export: Export) -> Export:
+    def write(self, export: Export, *, timed: bool) -> Export:
         """Write the network in fp32, and check it where its engine runs here."""
         self._tell(f"writing {export.file}")
         _write(self.model, self.toolchain, export)
@@ -134,7 +134,7 @@ class _Job:
         if reason is not None:
             return replace(export, unchecked=reason)
         self._tell("checking the answers")
-        return self.check(export)
+        return self.check(export, timed=timed)
 
     def lower(self, export: Export, precision: Precision, max_drop: float) -> Export:
         """Bring a checked network to a lower precision, measure what that costs, and check it again."""
@@ -162,15 +162,21 @@ class _Job:
             lowered = replace(lowered, loss=gate.measure(open_export(lowered)))
         return self.check(lowered)
 
-    def check(self, export: Export) -> Export:
-        """Compare with the network in PyTorch, and measure the time of both."""
-        theirs, ours = open_export(export), self._eager
-        batch = self.toolchain.check_batch or BATCH
-        check = _compare(theirs, ours, self.samples.checked, batch)
+    def check(self, export: Export, *, timed: bool = True) -> Export:
+        """Compare with the network in PyTorch and, unless it goes on to change, measure the time of both."""
+        theirs, checked = open_export(export), self.samples.checked
+        check = _compare(answers(theirs, checked.pixels, batch=self._batch), self._expected, checked.source)
         _require_agreement(check, export)
-        _require_same_in_streams(theirs, self.samples.checked, batch)
-        latencies = _latencies({"export": theirs, "eager": ours}, self.samples.checked.pixels[:1])
-        return replace(export, check=check, latency_ms=latencies)
+        _require_same_in_streams(theirs, checked, self._batch)
+        export = replace(export, check=check)
+        if not timed:
+            return export
+        latencies = _latencies({"export": theirs, "eager": self._eager}, checked.pixels[:1])
+        return replace(export, latency_ms=latencies)
+
+    @property
+    def _batch(self) -> int:
+        return self.toolchain.check_batch or BATCH
 
     @cached_property
     def _eager(self) -> Runtime:
@@ -178,6 +184,11 @@ class _Job:
         from phiscale.weights.model_dir import load_network
 
         return TorchRuntime(load_network(self.model), self.model.preprocess)
+
+    @cached_property
+    def _expected(self) -> NDArray[np.float32]:
+        """What the network in PyTorch answers on the images of the check."""
+        return answers(self._eager, self.samples.checked.pixels, batch=self._batch)
 
     def _tell(self, what: str) -> None:
         if self.progress is not None:
@@ -228,12 +239,10 @@ def _write(model: ModelDir, toolchain: Toolchain, export: Export) -> None:
     toolchain.write(model, tensors, export.model_path, dynamic_size=dynamic_size, metadata=metadata)
 
 
-def _compare(theirs: Runtime, ours: Runtime, images: Images, batch: int) -> Check:
-    found = answers(theirs, images.pixels, batch=batch)
-    wanted = answers(ours, images.pixels, batch=batch)
+def _compare(found: NDArray[np.float32], wanted: NDArray[np.float32], source: str) -> Check:
     return Check(
-        images=len(images),
-        source=images.source,
+        images=len(found),
+        source=source,
         max_difference=float(np.abs(found - wanted).max()),
         agreement=float((found.argmax(1) == wanted.argmax(1)).mean()),
     )

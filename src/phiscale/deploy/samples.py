@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phiscale.data.decode import ImageInput, printable
+from phiscale.data.sizes import shifted
 from phiscale.data.sources import ImageRecord, ImageSource, open_source
 from phiscale.deploy.inputs import images_in
 from phiscale.deploy.reading import read_exactly
@@ -247,13 +248,11 @@ def _affordable(model: ModelDir, count: int) -> int:
 
 def _shift(pixels: NDArray[np.uint8], down: int, right: int) -> NDArray[np.uint8]:
     """Images (N, H, W, C) moved by a thirty-second of their sides, their borders drawn out."""
-    if not down and not right:
-        return pixels
-    rows, columns = (
-        np.clip(np.arange(side) - step * max(1, side // 32), 0, side - 1)
-        for side, step in zip(pixels.shape[1:3], (down, right), strict=True)
-    )
-    return pixels[:, rows][:, :, columns]
+    steps = (step * max(1, side // 32) for step, side in zip((down, right), pixels.shape[1:3], strict=True))
+    for axis, by in enumerate(steps, start=1):
+        if by:
+            pixels = shifted(pixels, by, axis=axis)
+    return pixels
 
 
 def _prepared(

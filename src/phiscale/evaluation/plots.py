@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-__all__ = ["new_figure", "plot_confusion", "plot_history", "plot_predictions"]
+__all__ = ["new_figure", "plot_confusion", "plot_history", "plot_predictions", "save_png_and_svg"]
 
 BLUE, RED, GREY = "#4477aa", "#cc3344", "#777777"
 
@@ -38,6 +38,25 @@ def new_figure(width: float, height: float, *, dpi: int = 130) -> Figure:
     figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def save_png_and_svg(stem: Path, draw: Callable[[Figure], None], *, width: float, height: float) -> None:
+    """Draw a figure into ``STEM.png`` and ``STEM.svg``.
+
+    Args:
+        stem: The files' path without its ending.
+        draw: Fills an empty figure.
+        width: Inches.
+        height: Inches.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+        OSError: A file cannot be written.
+    """
+    for ending in ("png", "svg"):
+        figure = new_figure(width, height)
+        draw(figure)
+        figure.savefig(stem.with_name(f"{stem.name}.{ending}"))
 
 
 def plot_history(history: Sequence[Mapping[str, Any]], path: Path) -> None:

@@ -8,15 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from phiscale.errors import require
-from phiscale.evaluation.plots import new_figure
+from phiscale.evaluation.plots import save_png_and_svg
 from phiscale.families import get_spec
 from phiscale.pipeline.coefficients import TRIALS, run_folder
 from phiscale.pipeline.forecast import seconds_per_epoch
-from phiscale.pipeline.plan import _choose_network
-from phiscale.pipeline.trial import TrialPlan, plan_trials
+from phiscale.pipeline.plan import choose_network
+from phiscale.pipeline.trial import TrialPlan, one_thread, plan_trials
 from phiscale.scaling.budget import Budget, solve_budget
 from phiscale.scaling.compound import RULES
 from phiscale.search.baseline import BaselineSearch, Effort, search_baseline
@@ -98,7 +96,7 @@ def plan_baseline(
         wanted = trials.objective.for_data(get_spec(template))
         solve = partial(solve_budget, budget=limits, measure=measure)
         notes = [note for note in notes if not note.startswith(("strides lowered", "the images are about"))]
-        spec, _, _ = _choose_network(wanted, solve, RULES["paper"], image_size, trials.fit.report, notes)
+        spec, _, _ = choose_network(wanted, solve, RULES["paper"], image_size, trials.fit.report, notes)
     spec = replace(spec, name=get_spec(template).name)
     trials = replace(trials, baseline=spec, fit=replace(trials.fit, spec=spec))
     return BaselinePlan(trials=trials, space=SearchSpace.around(spec), goal=goal, notes=tuple(notes))
@@ -190,10 +188,7 @@ def write_results(search: BaselineSearch, folder: Path, *, name: str = "searched
         MissingDependencyError: matplotlib is not installed.
     """
     write_search(search, folder, name=name)
-    for ending in ("png", "svg"):
-        figure = new_figure(9, 4)
-        draw_search(figure, search)
-        figure.savefig(folder / f"pareto.{ending}")
+    save_png_and_svg(folder / "pareto", partial(draw_search, search=search), width=9, height=4)
 
 
 def forecast_seconds(plan: BaselinePlan, effort: Effort, *, workers: int = 1) -> float:
@@ -212,13 +207,9 @@ def forecast_seconds(plan: BaselinePlan, effort: Effort, *, workers: int = 1) ->
     """
     template, recipe = plan.space.template, plan.trials.objective.recipe
     proxy = effort.proxy(template)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in the search
-    try:
+    with one_thread():
         short, full = (
             seconds_per_epoch(replace(plan.trials.fit, spec=spec)) for spec in (proxy.spec, template)
         )
-    finally:
-        torch.set_num_threads(threads)
     finals = (effort.finalists + 1) * len(effort.final_seeds) * (effort.final_epochs or recipe.epochs)
     return (effort.trials * (effort.proxy_epochs or recipe.epochs) * short + finals * full) / workers

@@ -6,12 +6,13 @@ import contextlib
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from phiscale.errors import TrainingError, require
-from phiscale.evaluation.plots import new_figure
+from phiscale.evaluation.plots import save_png_and_svg
 from phiscale.pipeline.forecast import seconds_per_epoch
 from phiscale.pipeline.trial import TrialPlan, one_thread
 from phiscale.search.coefficients import CoefficientPlan, CoefficientResult, Stage, search_coefficients
@@ -71,10 +72,7 @@ def run_coefficients(
                 plan, objective or trials.objective, store, workers=workers, stage=stage, backend=backend
             )
         write_result(result, folder)
-        for ending in ("png", "svg"):
-            figure = new_figure(6.4, 5.2)
-            draw_ternary(figure, result)
-            figure.savefig(folder / f"ternary.{ending}")
+        save_png_and_svg(folder / "ternary", partial(draw_ternary, result=result), width=6.4, height=5.2)
     return result
 
 

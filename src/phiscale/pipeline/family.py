@@ -154,11 +154,9 @@ def _train(trials: TrialPlan, spec: NetworkSpec, directory: Path, *, progress: b
 
 def _plan_for(trials: TrialPlan, spec: NetworkSpec) -> FitPlan:
     """The plan of the searches for another network, which is trained at its own image size."""
-    recipe, of_the_network = trials.fit.recipe, ("dropout", "drop_path", "norm_momentum")
-    chosen = {name: value for name in of_the_network if (value := getattr(recipe, name)) is not None}
     return replace(
         trials.fit,
-        spec=replace(spec, **chosen),
-        preprocess=trials.objective._preprocess(spec),
+        spec=trials.fit.recipe.apply_to(spec),
+        preprocess=trials.objective.preprocess_for(spec),
         notes=(f"a member of a family: {spec.name}",),
     )

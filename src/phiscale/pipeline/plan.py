@@ -31,7 +31,7 @@ from phiscale.training.recipe import Recipe, get_recipe
 from phiscale.weights.files import write_text
 from phiscale.weights.warm_start import WARM_STARTS
 
-__all__ = ["PLAN", "FitPlan", "plan_fit", "read_plan"]
+__all__ = ["PLAN", "FitPlan", "choose_network", "plan_fit", "read_plan"]
 
 PLAN = "plan.json"
 PLAN_KEYS = {
@@ -156,7 +156,7 @@ def plan_fit(
         solve = None
         if budget is not None:
             solve = _solver(budget, meter, chosen.batch_size)
-        spec, solved, is_native = _choose_network(baseline, solve, get_rule(rule), image_size, report, notes)
+        spec, solved, is_native = choose_network(baseline, solve, get_rule(rule), image_size, report, notes)
         preprocess = replace(Preprocess.for_size(spec.image_size, channels=spec.in_channels), resize=resize)
         if is_native:  # images at the network's own size have no border to spare
             preprocess = replace(preprocess, crop_fraction=1.0)
@@ -164,9 +164,7 @@ def plan_fit(
             preprocess = start.normalized(preprocess)
     if start is not None:
         notes.append(start.note)
-    spec = replace(spec, num_classes=len(source.classes))
-    of_the_network = {name: getattr(chosen, name) for name in ("dropout", "drop_path", "norm_momentum")}
-    spec = replace(spec, **{name: value for name, value in of_the_network.items() if value is not None})
+    spec = chosen.apply_to(replace(spec, num_classes=len(source.classes)))
     return FitPlan(
         images=_location(images),
         source=source,
@@ -301,7 +299,7 @@ def _for_data(baseline: NetworkSpec, report: ScanReport, notes: list[str]) -> Ne
     return replace(baseline, num_classes=len(report.classes), in_channels=channels)
 
 
-def _choose_network(
+def choose_network(
     baseline: NetworkSpec,
     solve: Callable[..., BudgetFit] | None,
     rule: CompoundRule,
@@ -309,7 +307,16 @@ def _choose_network(
     report: ScanReport,
     notes: list[str],
 ) -> tuple[NetworkSpec, BudgetFit | None, bool]:
-    """The network, how the budget was solved, and whether it sees images at their own size."""
+    """The network for some images, how the budget was solved, and whether it sees images at their own size.
+
+    Args:
+        baseline: With the classes and channels of the images.
+        solve: Solves the budget from a baseline along a `rule`; None takes the baseline as it is.
+        rule: The direction to scale in.
+        image_size: Side or (height, width) in pixels; None chooses it.
+        report: The scan of the images.
+        notes: Gets a sentence for each choice.
+    """
     native = _native_side(report)
     solved = None if solve is None else solve(baseline, rule=rule)
     spec = baseline if solved is None else solved.spec

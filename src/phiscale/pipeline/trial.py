@@ -55,6 +55,8 @@ class ImageObjective:
         scratch: Folder for what a training writes while it runs; None is the system's.
         latency: Measures a network in milliseconds, where latencies are wanted.
         cache_dir: Folder of the decoded images; None is the user's cache.
+        on_gpu: Whether the trainings have a GPU. It is settled here and not where a training runs, because
+            other random numbers are drawn there, and all machines shall give the same scores.
     """
 
     source: ImageSource
@@ -63,6 +65,7 @@ class ImageObjective:
     scratch: Path | None = None
     latency: Callable[[NetworkSpec], float] | None = None
     cache_dir: Path | None = None
+    on_gpu: bool = False
     _caches: dict[str, PixelCache | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -155,12 +158,11 @@ class ImageObjective:
     @property
     def _is_resident(self) -> bool:
         """Whether the images lie on a GPU, each step being one graph; else Lightning trains."""
-        return torch.cuda.is_available() and why_not_resident(self.recipe) is None
+        return self.on_gpu and why_not_resident(self.recipe) is None
 
     def _train(self, spec: NetworkSpec, recipe: Recipe, note: Callable[[EpochRecord], None]) -> None:
-        preprocess = self._preprocess(spec)
-        of_the_network = {name: getattr(recipe, name) for name in ("dropout", "drop_path", "norm_momentum")}
-        spec = replace(spec, **{name: value for name, value in of_the_network.items() if value is not None})
+        preprocess = self.preprocess_for(spec)
+        spec = recipe.apply_to(spec)
         # The seed decides the initial weights too, and the caller's random state is left alone.
         with torch.random.fork_rng():
             torch.manual_seed(recipe.seed)
@@ -224,7 +226,7 @@ class ImageObjective:
             changes |= {"epochs": epochs, **phases_within(self.recipe, epochs)}
         return self.recipe.override(changes)
 
-    def _preprocess(self, spec: NetworkSpec) -> Preprocess:
+    def preprocess_for(self, spec: NetworkSpec) -> Preprocess:
         """That of `phiscale.fit` for the network's size."""
         fraction = self.preprocess.crop_fraction
         if fraction != 1.0:  # the authors cut off 16 px at every size
@@ -294,6 +296,7 @@ def plan_trials(
     scratch: Path | None = None,
     latency: Callable[[NetworkSpec], float] | None = None,
     cache_dir: Path | None = None,
+    on_gpu: bool | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> TrialPlan:
     """Scan images and settle what all trainings of a search have in common.
@@ -311,6 +314,7 @@ def plan_trials(
         scratch: Folder for what a training writes while it runs; None is the system's.
         latency: Measures a network in milliseconds, where latencies are wanted.
         cache_dir: Folder of the decoded images; None is the user's cache.
+        on_gpu: Whether the trainings have a GPU; None is whether this machine has one.
         progress: Told of the scan: images done, and all.
 
     Raises:
@@ -338,6 +342,7 @@ def plan_trials(
         scratch=scratch,
         latency=latency,
         cache_dir=cache_dir,
+        on_gpu=torch.cuda.is_available() if on_gpu is None else on_gpu,
     )
     is_name = not isinstance(baseline, NetworkSpec) and not str(baseline).endswith(".json")
     as_it_is = not is_name and image_size is None

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phiscale.errors import TrainingError
 from phiscale.scaling.complexity import complexity
 from phiscale.search.baseline import BaselineSearch, Finalist
 from phiscale.search.objective import Score
 from phiscale.search.pareto import CloudPoint, draw_pareto
 from phiscale.search.proposals import Candidate
+from phiscale.search.tables import to_csv, write_texts
 from phiscale.spec import NetworkSpec
-from phiscale.weights.files import write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,10 +24,6 @@ __all__ = ["BASELINE", "CANDIDATES", "RESULT", "draw_search", "found_spec", "sea
 
 BASELINE, CANDIDATES, RESULT = "baseline.json", "candidates.csv", "search.json"
 COST_LABELS = {"macs": "multiply-adds", "latency_ms": "latency [ms]"}
-COLUMNS = (
-    "network", "training", "seed", "top1", "reward", "epochs", "train_seconds",
-    "macs", "params", "latency_ms", "spec",
-)  # fmt: skip
 
 
 def found_spec(search: BaselineSearch, name: str = "searched_baseline") -> NetworkSpec:
@@ -50,15 +43,11 @@ def write_search(search: BaselineSearch, folder: Path, *, name: str = "searched_
         TrainingError: A file cannot be written.
     """
     contents = {
-        CANDIDATES: _csv(search),
+        CANDIDATES: to_csv(list(_rows(search))),
         RESULT: json.dumps(search_to_dict(search), indent=2) + "\n",
         BASELINE: found_spec(search, name).to_json() + "\n",
     }
-    for file, text in contents.items():
-        try:
-            write_text(folder / file, text)
-        except OSError as error:
-            raise TrainingError(f"cannot write {folder / file}: {error.strerror or error}") from None
+    write_texts(contents, folder)
 
 
 def search_to_dict(search: BaselineSearch) -> dict[str, Any]:
@@ -118,14 +107,6 @@ def _finalist(search: BaselineSearch, one: Finalist) -> dict[str, Any]:
         "scores": [score.to_dict() for score in one.scores],
         "spec": one.spec.to_dict(),
     }
-
-
-def _csv(search: BaselineSearch) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(_rows(search))
-    return text.getvalue()
 
 
 def _rows(search: BaselineSearch) -> Iterator[dict[str, Any]]:

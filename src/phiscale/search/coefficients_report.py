@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from phiscale.errors import TrainingError
 from phiscale.search.coefficients import CoefficientPlan, CoefficientResult, Ranked
 from phiscale.search.grid import Candidate
-from phiscale.weights.files import write_text
+from phiscale.search.tables import to_csv, write_texts
 
 __all__ = ["RANKING", "RESULT", "RULE", "plan_to_dict", "ranking_rows", "result_to_dict", "write_result"]
 
@@ -30,21 +27,12 @@ def write_result(result: CoefficientResult, folder: Path) -> None:
         TrainingError: A file cannot be written.
     """
     rule = {**asdict(result.rule), "baseline": result.plan.baseline.name, "growth": result.plan.growth}
-    table = io.StringIO()
-    rows = ranking_rows(result)
-    writer = csv.DictWriter(table, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
     contents = {
         RULE: json.dumps(rule, indent=2) + "\n",
-        RANKING: table.getvalue(),
+        RANKING: to_csv(ranking_rows(result)),
         RESULT: json.dumps(result_to_dict(result), indent=2) + "\n",
     }
-    for name, text in contents.items():
-        try:
-            write_text(folder / name, text)
-        except OSError as error:
-            raise TrainingError(f"cannot write {folder / name}: {error.strerror or error}") from None
+    write_texts(contents, folder)
 
 
 def ranking_rows(result: CoefficientResult) -> list[dict[str, Any]]:

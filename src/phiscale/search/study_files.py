@@ -8,23 +8,19 @@ FOLDER/networks/*.json   each network; `phiscale fit --model` takes it
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from phiscale.errors import TrainingError
 from phiscale.scaling.complexity import complexity
 from phiscale.scaling.compound import Scaling
 from phiscale.search.arms import Arm
 from phiscale.search.statistics import Interval
 from phiscale.search.study import Analysis, Measured, Part, StudyPlan, StudyResult, missing_arms
+from phiscale.search.tables import to_csv, write_texts
 from phiscale.spec import NetworkSpec
-from phiscale.weights.files import write_text
 
 __all__ = ["arm_rows", "part_rows", "plan_to_dict", "result_to_dict", "training_rows", "write_tables"]
 
@@ -40,18 +36,12 @@ def write_tables(result: StudyResult, folder: Path) -> None:
         TrainingError: A file cannot be written.
     """
     contents = {
-        "trainings.csv": _csv(training_rows(result)),
-        "arms.csv": _csv(arm_rows(result)),
+        "trainings.csv": to_csv(training_rows(result)),
+        "arms.csv": to_csv(arm_rows(result)),
         "study.json": json.dumps(result_to_dict(result), indent=2) + "\n",
         **{f"networks/{name}.json": spec.to_json() + "\n" for name, spec in _file_names(result).items()},
     }
-    for name, text in contents.items():
-        path = folder / name
-        try:
-            path.parent.mkdir(exist_ok=True)
-            write_text(path, text)
-        except OSError as error:
-            raise TrainingError(f"cannot write {path}: {error.strerror or error}") from None
+    write_texts(contents, folder)
 
 
 def _file_names(result: StudyResult) -> dict[str, NetworkSpec]:
@@ -65,14 +55,6 @@ def _file_names(result: StudyResult) -> dict[str, NetworkSpec]:
             name = f"{stem}_{number}"
         names[name] = spec
     return names
-
-
-def _csv(rows: Sequence[dict[str, Any]]) -> str:
-    table = io.StringIO()
-    writer = csv.DictWriter(table, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return table.getvalue()
 
 
 def training_rows(result: StudyResult) -> list[dict[str, Any]]:

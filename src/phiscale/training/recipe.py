@@ -23,6 +23,7 @@ import yaml
 from phiscale.data.augment import Augment
 from phiscale.data.cache import CacheMode
 from phiscale.errors import RecipeError
+from phiscale.spec import NetworkSpec
 from phiscale.training.convert import flatten, replace, unflatten
 
 __all__ = ["RECIPES", "Optimizer", "Precision", "Recipe", "Schedule", "get_recipe"]
@@ -163,6 +164,12 @@ class Recipe:
             RecipeError: A name is unknown, or a value is not valid.
         """
         return replace(self, unflatten(changes))
+
+    def apply_to(self, spec: NetworkSpec) -> NetworkSpec:
+        """A network with the dropout, drop path and norm momentum that the recipe sets; the rest stays."""
+        given = {name: getattr(self, name) for name in _OF_THE_NETWORK}
+        changes = {name: value for name, value in given.items() if value is not None}
+        return dataclasses.replace(spec, **changes)
 
     @classmethod
     def from_yaml(cls, path: str | Path, base: Recipe | None = None) -> Recipe:

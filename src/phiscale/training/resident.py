@@ -35,7 +35,7 @@ from phiscale.training.ema import ema_decay
 from phiscale.training.history import EpochRecord
 from phiscale.training.meter import Meter
 from phiscale.training.optim import build_optimizer, lr_factor, parameter_groups
-from phiscale.training.randomness import step_seed
+from phiscale.training.randomness import repeatable_kernels, step_seed
 from phiscale.training.recipe import Recipe
 
 __all__ = ["LabelledImages", "train_resident", "why_not_resident"]
@@ -107,14 +107,19 @@ def train_resident(
         One record per epoch.
 
     Raises:
-        TrainingError: The recipe has a setting that this cannot do, there is no whole batch, or the loss is
-            not finite.
+        TrainingError: The recipe has a setting that this cannot do, there is no GPU or no whole batch, or
+            the loss is not finite.
     """
     if (setting := why_not_resident(recipe)) is not None:
         raise TrainingError(f"images on the device are trained without {setting}; use `train`")
     if len(training) < recipe.batch_size:
         raise TrainingError("the training data make no whole batch; lower batch_size or add images")
     device = torch.device(device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise TrainingError(
+            "the trainings are planned for GPUs, and this machine has none; on a Ray cluster, give each one "
+            "with --gpus-per-trial"
+        )
     net.to(device).train()
     if recipe.channels_last:
         net.to(memory_format=torch.channels_last)
@@ -314,17 +319,13 @@ def _tensors(net: nn.Module) -> list[Tensor]:
 @contextmanager
 def _settings(recipe: Recipe, device: torch.device) -> Iterator[None]:
     """Torch's global settings for a run, taken back afterwards."""
-    before = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     fill = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), repeatable_kernels():
         torch.manual_seed(step_seed(recipe.seed, 0, 1))
         try:
-            if device.type == "cuda":
-                torch.use_deterministic_algorithms(True, warn_only=True)
-                # A kernel for each new tensor, a quarter of all; nothing here reads what it did not write.
-                deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+            # A kernel for each new tensor, a quarter of all; nothing here reads what it did not write.
+            deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
             yield
         finally:
-            torch.use_deterministic_algorithms(before, warn_only=warn_only)
             deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]

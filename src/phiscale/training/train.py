@@ -28,6 +28,7 @@ from phiscale.training.ema import EmaCallback
 from phiscale.training.history import HISTORY, EpochRecord, best_epoch, out_of_patience
 from phiscale.training.keeper import ModelWriter, RunKeeper
 from phiscale.training.progress import ProgressCallback
+from phiscale.training.randomness import repeatable_kernels
 from phiscale.training.recipe import Recipe
 from phiscale.training.signals import Interrupted, StopCallback, StopSignals
 from phiscale.training.task import ClassificationTask
@@ -242,21 +243,15 @@ def _fit(
 def _prepared(net: Network, recipe: Recipe) -> Iterator[None]:
     """Global and network settings of a run, taken back afterwards where that is possible."""
     keep_freed_memory()
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     checkpointing = net.grad_checkpointing
     net.train()
     net.set_grad_checkpointing(recipe.grad_checkpointing)
     if recipe.channels_last:
         net.to(memory_format=torch.channels_last)
     try:
-        with torch.random.fork_rng():
-            if torch.cuda.is_available():
-                # The CPU's kernels repeat themselves anyway, and the mode costs time there.
-                torch.use_deterministic_algorithms(True, warn_only=True)
+        with torch.random.fork_rng(), repeatable_kernels():
             yield
     finally:
-        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
         net.set_grad_checkpointing(checkpointing)
         net.train().requires_grad_(True)
 
