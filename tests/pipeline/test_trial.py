@@ -108,10 +108,12 @@ def test_with_a_gpu_the_images_lie_on_it(
     assert {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == made
 
 
-def test_where_it_trains_is_settled_before(trials: TrialPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_it_trains_is_settled_before(
+    trials: TrialPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A machine without the GPU that the search counts on must not train with other random numbers."""
     recipe = trials.objective.recipe.override({"augment.crop_scale": (1.0, 1.0)})
-    with_gpu = replace(trials.objective, recipe=recipe, on_gpu=True)
+    with_gpu = replace(trials.objective, recipe=recipe, scratch=tmp_path, on_gpu=True)
     without = replace(with_gpu, on_gpu=False)
     assert with_gpu.identity() != without.identity()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
