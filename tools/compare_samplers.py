@@ -44,7 +44,7 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from phiscale.cli.options import Macs, make_overrides
+from phiscale.cli.options import Macs, TrainImages, make_overrides
 from phiscale.deploy.machine import this_machine
 from phiscale.errors import PhiscaleError
 from phiscale.evaluation.plots import save_png_and_svg
@@ -326,6 +326,7 @@ def main(
     recipe: Annotated[str, typer.Option(help="fast, paper or a YAML file.")] = "fast",
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE")] = None,
     val_fraction: Annotated[float, typer.Option(help="Share of the images to compare on.")] = 0.2,
+    train_images: TrainImages = None,
     finalists: Annotated[int, typer.Option(help="Networks of the front, at most.", min=1)] = 8,
     final_epochs: Annotated[int | None, typer.Option(help="Epochs of a full training.", min=1)] = None,
     final_seeds: Annotated[int, typer.Option(help="Full trainings of each; 0 leaves them out.", min=0)] = 3,
@@ -342,6 +343,7 @@ def main(
         recipe=recipe,
         overrides=make_overrides(settings, {}),
         val_fraction=val_fraction,
+        train_images=train_images,
         scratch=out.absolute() / SCRATCH,
     )
     efforts = {

@@ -277,3 +277,15 @@ def test_reading_names_the_file(tmp_path: Path) -> None:
     Image.new("RGB", (100, 100)).save(tmp_path / record.id)
     with pytest.raises(DataError, match="100×100 pixels; at most 9,999"):
         source.read(record, max_pixels=9999)
+
+
+def test_with_fewer_keeps_the_share_of_each_class(tmp_path: Path) -> None:
+    source = open_source(write_images(tmp_path, {"a": 40, "b": 20, "c": 4}), val_fraction=0.25)
+    fewer = source.with_fewer("train", 16)
+    assert Counter(record.label for record in fewer.split("train")) == {0: 10, 1: 5, 2: 1}
+    assert fewer.split("val") == source.split("val")
+    assert {r.id for r in source.with_fewer("train", 8).split("train")} < {r.id for r in fewer.split("train")}
+    assert source.with_fewer("train", 16, seed=1).records != fewer.records
+    assert source.with_fewer("train", 48) is source
+    with pytest.raises(DataError, match="2 images cannot show 3 classes"):
+        source.with_fewer("train", 2)

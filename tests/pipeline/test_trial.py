@@ -250,3 +250,12 @@ def test_images_that_cannot_be_compared_on(folder: Path) -> None:
 def test_fine_tuning_is_no_search(folder: Path) -> None:
     with pytest.raises((DataError, SpecError, RecipeError), match=r"weights|scratch"):
         plan_trials(folder / "images", baseline=TINY, recipe="finetune", overrides=SHORT)
+
+
+def test_a_search_may_train_on_fewer_images(folder: Path, trials: TrialPlan) -> None:
+    plan = plan_trials(
+        folder / "images", baseline=TINY, overrides=SHORT, train_images=6, cache_dir=folder / "cache"
+    )
+    assert len(plan.objective.source.split("train")) == 6 < len(trials.objective.source.split("train"))
+    assert plan.objective.source.split("val") == trials.objective.source.split("val")
+    assert plan.objective.identity() != trials.objective.identity()

@@ -44,6 +44,7 @@ __all__ = [
     "Storage",
     "StudyName",
     "Threads",
+    "TrainImages",
     "TrainingMemory",
     "ValFraction",
     "Workers",
@@ -147,6 +148,10 @@ RecipeName = Annotated[str, typer.Option(help="fast, paper or a YAML file.")]
 Epochs = Annotated[int | None, typer.Option(help="Epochs of a full training.")]
 BatchSize = Annotated[int | None, typer.Option(help="Images per step.")]
 Seed = Annotated[int, typer.Option(help="First seed; the split of the images is by it too.", min=0)]
+TrainImages = Annotated[
+    int | None,
+    typer.Option(help="Train on at most so many images, drawn evenly from the classes.", min=2),
+]
 ValFraction = Annotated[
     float, typer.Option(help="Share held out to compare on, where there is no val split.")
 ]

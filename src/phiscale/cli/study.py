@@ -61,6 +61,7 @@ def study(
     batch_size: options.BatchSize = None,
     seed: options.Seed = 0,
     val_fraction: options.ValFraction = 0.2,
+    train_images: options.TrainImages = None,
     split_file: options.SplitFile = None,
     workers: options.Workers = None,
     ray: options.Ray = None,
@@ -98,6 +99,7 @@ def study(
         image_size=image_size,
         resize=resize,
         val_fraction=val_fraction,
+        train_images=train_images,
         split_file=split_file,
     )
     plan = plan_study(

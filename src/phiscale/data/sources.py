@@ -79,6 +79,30 @@ class ImageSource:
         gone = {image if isinstance(image, str) else image.id for image in images}
         return dataclasses.replace(self, records=tuple(r for r in self.records if r.id not in gone))
 
+    def with_fewer(self, split: Split, number: int, *, seed: int = 0) -> ImageSource:
+        """The source with at most `number` images of a split, each class losing the same share.
+
+        Args:
+            split: Whose images; the others stay.
+            number: How many to keep; every class keeps one at least.
+            seed: Decides which. A smaller number keeps some of those that a larger one keeps.
+
+        Raises:
+            DataError: `number` is less than the number of classes.
+        """
+        if number < len(self.classes):
+            raise DataError(f"{number} images cannot show {len(self.classes)} classes; take more")
+        records = self.split(split)
+        if number >= len(records):
+            return self
+        by_class: dict[int, list[ImageRecord]] = defaultdict(list)
+        for record in sorted(records, key=lambda record: _rank(record.id, seed)):
+            by_class[record.label].append(record)
+        kept: set[str] = set()
+        for own in by_class.values():
+            kept.update(record.id for record in own[: max(1, number * len(own) // len(records))])
+        return self.without(record for record in records if record.id not in kept)
+
     def read(self, record: ImageRecord, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
         """The image as stored: any mode, not rotated, all pixels read.
 

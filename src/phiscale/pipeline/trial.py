@@ -292,6 +292,7 @@ def plan_trials(
     image_size: int | tuple[int, int] | None = None,
     resize: ResizeMode = "crop",
     val_fraction: float = 0.2,
+    train_images: int | None = None,
     split_file: Path | None = None,
     scratch: Path | None = None,
     latency: Callable[[NetworkSpec], float] | None = None,
@@ -310,6 +311,7 @@ def plan_trials(
         image_size: Side or (height, width) of the baseline in pixels.
         resize: How images are brought to the size.
         val_fraction: Share of the training images held out, where the data has no val split.
+        train_images: At most so many images to train on, drawn evenly from the classes; None is all of them.
         split_file: CSV with `path` and `split` that decides the splits.
         scratch: Folder for what a training writes while it runs; None is the system's.
         latency: Measures a network in milliseconds, where latencies are wanted.
@@ -335,6 +337,8 @@ def plan_trials(
     )
     if fit.weights is not None:
         raise DataError("a search trains from scratch; take another recipe than finetune, such as fast")
+    if train_images is not None:
+        fit = replace(fit, source=fit.source.with_fewer("train", train_images, seed=fit.recipe.seed))
     objective = ImageObjective(
         source=fit.source,
         preprocess=fit.preprocess,
