@@ -6,6 +6,8 @@ import itertools
 import json
 import logging
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +20,8 @@ from numpy.typing import NDArray
 from small_model import make_model
 
 import phiscale as ps
-from phiscale.deploy.export_store import RECORD
-from phiscale.deploy.predictor import Predictor
+from phiscale.deploy.export_store import RECORD, list_exports
+from phiscale.deploy.predictor import FEW, Predictor
 from phiscale.deploy.runtimes import base
 from phiscale.deploy.runtimes.base import RUNTIMES, Runtime, open_chain, open_runtime
 from phiscale.deploy.runtimes.chain import Candidate, RuntimeChain
@@ -124,6 +126,56 @@ def test_throughput_is_set_up_when_it_is_wanted_and_once(tmp_path: Path) -> None
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: chain(batch(1), many=True), range(32)))
     assert Fake.made == 1
+
+
+FIRST_CALLS = """
+import os, sys, threading
+from pathlib import Path
+import numpy as np
+from phiscale.deploy.runtimes.openvino import OpenVinoRuntime
+
+runtime, ready = OpenVinoRuntime(Path(sys.argv[1])), threading.Barrier(4)
+sys.setswitchinterval(1e-6)
+
+def call():
+    ready.wait()
+    runtime(np.zeros((1, 32, 32, 3), np.uint8))
+
+threads = [threading.Thread(target=call, daemon=True) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join(20)
+os._exit(any(thread.is_alive() for thread in threads))
+"""
+
+
+def test_first_calls_from_many_threads_do_not_wait_for_each_other(model_dir: Path) -> None:
+    """OpenVINO's own first calls did, in about a quarter of the runs, and then for ever."""
+    (export,) = (one for one in list_exports(read_config(model_dir)) if one.format == "openvino")
+    command = [sys.executable, "-c", FIRST_CALLS, str(export.model_path)]
+    for _ in range(5):
+        assert subprocess.run(command, check=False, timeout=60).returncode == 0
+
+
+def test_many_images_go_through_the_throughput_runtime_from_the_first(model_dir: Path) -> None:
+    asked: list[bool] = []
+    predictor = ps.load(model_dir, runtime="openvino")
+    runtime = predictor._chain
+
+    def noted(images: NDArray[np.uint8], *, many: bool) -> NDArray[np.float32]:
+        asked.append(many)
+        return runtime(images, many=many)
+
+    predictor._chain = noted  # type: ignore[assignment]
+    predictor.predict([pictures(1)[0]] * (FEW + 1))
+    assert set(asked) == {True}
+    asked.clear()
+    predictor.predict([pictures(1)[0]] * FEW)
+    assert set(asked) == {False}
+    asked.clear()
+    list(predictor.stream(pictures(1)[0] for _ in range(FEW + 5)))
+    assert set(asked) == {False, True}
 
 
 def test_a_runtime_that_knows_no_threads_is_called_by_one_at_a_time(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -124,23 +125,35 @@ def predict(
     arguments = [item for item in (model_dir, *(inputs or ())) if item is not None]
     directory, images = _split(arguments, named=model or weights)
     paths = expand(images, stdin=sys.stdin.buffer)
+    # Whoever sends paths one by one waits for each answer, and not for the next path.
+    expected, paths = (0, paths) if "-" in images else _look_ahead(paths)
     predictor = _open(directory, model, weights, runtime)
     options = {"top_k": min(top_k, len(predictor.classes)), "batch_size": batch_size, "exact": exact}
     try:
         if output is None:
-            count = _print(predictor, paths, chosen, options)
+            count = _print(predictor, paths, chosen, options, expected)
         else:
-            count = _write(predictor, paths, chosen, options, output)
+            count = _write(predictor, paths, chosen, options, expected, output)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
     _conclude(count, output, predictor)
 
 
-def _print(predictor: Predictor, paths: Iterable[str], chosen: Format, options: dict[str, Any]) -> _Count:
+def _look_ahead(paths: Iterator[str]) -> tuple[int, Iterator[str]]:
+    """How many paths there are at least, and all of them."""
+    from phiscale.deploy.predictor import FEW
+
+    first = list(islice(paths, FEW + 1))
+    return len(first), chain(first, paths)
+
+
+def _print(
+    predictor: Predictor, paths: Iterable[str], chosen: Format, options: dict[str, Any], expected: int
+) -> _Count:
     from phiscale.deploy.rows import FORMATS
 
     count = _Count(show=sys.stderr.isatty() and not sys.stdout.isatty())
-    rows = count.over(predictor.stream(paths, **options))
+    rows = count.over(predictor.stream(paths, expected=expected, **options))
     for text in FORMATS[chosen.value](rows, options["top_k"]):
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -148,7 +161,12 @@ def _print(predictor: Predictor, paths: Iterable[str], chosen: Format, options: 
 
 
 def _write(
-    predictor: Predictor, paths: Iterable[str], chosen: Format, options: dict[str, Any], output: Path
+    predictor: Predictor,
+    paths: Iterable[str],
+    chosen: Format,
+    options: dict[str, Any],
+    expected: int,
+    output: Path,
 ) -> _Count:
     """Write into a file; go on with a broken run where there is one."""
     from phiscale.deploy.results_file import ResultsFile
@@ -162,7 +180,8 @@ def _write(
             typer.echo(f"going on after {results.total} rows in {results.part}", err=True)
         count = _Count(show=sys.stderr.isatty(), total=results.total, failed=results.failed)
         try:
-            for prediction in count.over(predictor.stream(remaining, start=results.total, **options)):
+            rows = predictor.stream(remaining, start=results.total, expected=expected, **options)
+            for prediction in count.over(rows):
                 results.add(prediction)
             results.finish(partial(write, top_k=options["top_k"]))
         except KeyboardInterrupt:

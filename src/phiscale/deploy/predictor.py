@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,13 +29,13 @@ from phiscale.weights.sources import HUB, IMAGENET, resolve
 if TYPE_CHECKING:
     from phiscale.nn.network import Network
 
-__all__ = ["Prediction", "Predictor", "load"]
+__all__ = ["FEW", "Prediction", "Predictor", "load"]
 
 # Images per run of the network. Each core decodes and runs its own batches; the larger they are, the more
 # memory they take, and from 4 on none was faster.
 BATCH_SIZE = 4
 # Setting a runtime up for throughput takes as long as some tens of images do without.
-_FEW = 64
+FEW = 64
 # Batches under way per thread: one in work, one waiting.
 _AHEAD = 2
 
@@ -192,7 +192,8 @@ class Predictor(HubModel):
             ModelDirError: The network gives NaN, or no runtime works.
         """
         inputs: Iterable[Any] = [images] if _is_single(images) else images  # type: ignore[assignment]
-        return list(self.stream(inputs, top_k=top_k, batch_size=batch_size, exact=exact))
+        expected = len(inputs) if isinstance(inputs, Sized) else 0
+        return list(self.stream(inputs, top_k=top_k, batch_size=batch_size, exact=exact, expected=expected))
 
     def stream(
         self,
@@ -202,6 +203,7 @@ class Predictor(HubModel):
         batch_size: int = BATCH_SIZE,
         exact: bool = False,
         start: int = 0,
+        expected: int = 0,
     ) -> Iterator[Prediction]:
         """Classify images one after the other, in constant memory, however many there are.
 
@@ -214,6 +216,8 @@ class Predictor(HubModel):
             batch_size: Images per run of the network.
             exact: As in `predict`.
             start: How many images came before these; the numbers of images in memory go on from there.
+            expected: How many come at least, as far as is known. Where they are many, the runtime is set up
+                for throughput before the first one, and not on the way.
 
         Raises:
             DataError: `top_k` or `batch_size` is below 1, or `start` below 0.
@@ -223,10 +227,12 @@ class Predictor(HubModel):
             if value < least:
                 raise DataError(f"{name} must be at least {least}, got {value}")
         reader = ImageReader(self.model.preprocess, exact=True) if exact else self._reader
-        answer = partial(self._answer, reader=reader, top_k=min(top_k, len(self.classes)))
+        answer = partial(
+            self._answer, reader=reader, top_k=min(top_k, len(self.classes)), many=expected > FEW
+        )
         return _in_order(answer, _batches(images, batch_size, start))
 
-    def _answer(self, batch: _Batch, *, reader: ImageReader, top_k: int) -> list[Prediction]:
+    def _answer(self, batch: _Batch, *, reader: ImageReader, top_k: int, many: bool) -> list[Prediction]:
         """Read a batch and run the network on what could be read."""
         sources = [
             str(image) if isinstance(image, str | Path) else f"image {index}"
@@ -234,7 +240,8 @@ class Predictor(HubModel):
         ]
         read = [_read(reader, image) for image in batch.images]
         readable = [pixels for pixels in read if not isinstance(pixels, str)]
-        rows = iter(self._chain(np.stack(readable), many=batch.start >= _FEW) if readable else ())
+        many = many or batch.start >= FEW
+        rows = iter(self._chain(np.stack(readable), many=many) if readable else ())
         return [
             Prediction(source=source, error=found)
             if isinstance(found, str)
