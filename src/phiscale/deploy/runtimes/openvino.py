@@ -57,8 +57,8 @@ class OpenVinoRuntime:
             self._compiled = core.compile_model(_read(core, path), "CPU", config)
         except (RuntimeError, OSError, EOFError, zlib.error) as error:  # the last three say gzip's troubles
             raise ModelDirError(f"cannot open {path}: {last_line(error)}; export again") from None
-        # OpenVINO asks numpy for its types at the first call, once for all threads. Two first calls at once can
-        # wait for each other for ever: one holds Python's lock, the other that of the question.
+        # OpenVINO asks numpy for its types at the first call, once for all threads. Two first calls at once
+        # can wait for each other for ever: one holds Python's lock, the other that of the question.
         self._compiled.input(0).get_element_type().to_dtype()
         # A request serves one call at a time, and making one takes longer than using it: they are kept.
         self._idle: SimpleQueue[Any] = SimpleQueue()
