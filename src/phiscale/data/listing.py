@@ -43,6 +43,10 @@ class Reader(Protocol):
         """The file that holds the image alone, or None."""
         ...
 
+    def file(self, image_id: str) -> Path | bytes | None:
+        """The file of the image, or its bytes; None where it has neither. Raises `ImageError`."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
@@ -84,6 +88,10 @@ class FileReader:
         if "\0" in image_id:
             raise ImageError("a file name cannot hold the character zero")
         return self.root / image_id
+
+    def file(self, image_id: str) -> Path:
+        """The same as `path`."""
+        return self.path(image_id)
 
     def __reduce__(self) -> tuple[type[FileReader], tuple[Path]]:
         # Who gets a copy may work in another folder.

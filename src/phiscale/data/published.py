@@ -52,6 +52,9 @@ class PublishedReader:
     def path(self, image_id: str) -> None:
         """None: these images do not have files of their own."""
 
+    def file(self, image_id: str) -> None:
+        """None: they are arrays."""
+
 
 def list_published(location: str) -> Listing:
     """The images of ``torchvision:NAME:ROOT``.

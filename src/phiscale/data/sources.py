@@ -87,6 +87,14 @@ class ImageSource:
         """
         return self.reader.load(record.id, max_pixels=max_pixels)
 
+    def file(self, record: ImageRecord) -> Path | bytes | None:
+        """The image as it is encoded: its file, or its bytes where it is a part of one; None for neither.
+
+        Raises:
+            ImageError: The id cannot be a file name, or the bytes cannot be read.
+        """
+        return self.reader.file(record.id)
+
     def path(self, record: ImageRecord) -> Path | None:
         """The file of an image, or None where images do not have files of their own.
 

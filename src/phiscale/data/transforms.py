@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from phiscale.data.decode import decode
+from phiscale.data.decode import ImageInput, decode
 from phiscale.data.sizes import fit_size
 from phiscale.errors import ShapeError
 from phiscale.preprocess import Preprocess
@@ -33,6 +33,10 @@ class ImageTransform(Protocol):
 
     def __call__(self, image: Image.Image, *, seed: int | None = None) -> Tensor:
         """image: any mode. Returns uint8 (channels, height, width)."""
+        ...
+
+    def from_file(self, file: ImageInput, *, seed: int | None = None) -> Tensor | None:
+        """The same for a file where there is a faster way than to decode all of it, else None."""
         ...
 
 
@@ -66,6 +70,9 @@ class EvalTransform:
         preprocess = self.preprocess
         image = decode(image, background=preprocess.background, channels=preprocess.channels)
         return to_tensor(np.asarray(fit_size(image, preprocess)))
+
+    def from_file(self, file: ImageInput, *, seed: int | None = None) -> None:
+        """None: what is measured is decoded whole."""
 
 
 def to_tensor(pixels: npt.NDArray[np.uint8]) -> Tensor:

@@ -113,6 +113,9 @@ class Recipe:
     channels_last: Annotated[bool, "Keep images as NHWC in memory, the layout that CPUs prefer."] = True
     workers: Annotated[int, "Processes that load images; 0 loads in the training process."] = 0
     cache: Annotated[CacheMode, "Where decoded images are kept: auto, memory, disk, or off."] = "auto"
+    exact_decode: Annotated[
+        bool, "Decode JPEGs whole where there is no cache: slower, and under a grey level closer to it."
+    ] = False
     seed: Annotated[int, "Seed of everything random; the same seed gives the same weights on a CPU."] = 0
 
     def __post_init__(self) -> None:
