@@ -186,13 +186,19 @@ class _Batches(Sampler[list[Key]]):
         # A set smaller than one batch is one small batch: dropping it would leave nothing to train on.
         self.number = max(1, whole + (rest > 0))
         self.merges = sampler.shuffle and not drop_last and len(sampler) % batch_size == 1
+        self._first = 0
+
+    def skip(self, batches: int) -> None:
+        """Have the next iteration, and that one alone, begin after so many batches; nothing is loaded."""
+        self._first = batches
 
     def __len__(self) -> int:
         return self.number
 
     def __iter__(self) -> Iterator[list[Key]]:
         keys = list(self.sampler)
-        for number in range(self.number):
+        first, self._first = self._first, 0
+        for number in range(first, self.number):
             last = number == self.number - 1
             end = len(keys) if last and self.merges else (number + 1) * self.batch_size
             yield keys[number * self.batch_size : end]
@@ -235,7 +241,8 @@ def make_loader(
 ) -> DataLoader[Any]:
     """A loader of batches (images, labels): uint8 (N, C, H, W) and int64 (N,).
 
-    Before each epoch, call ``loader.batch_sampler.sampler.set_epoch(epoch)`` (Lightning does).
+    Before each epoch, call ``loader.batch_sampler.sampler.set_epoch(epoch)`` (Lightning does). To go on
+    within an epoch, call ``loader.batch_sampler.skip(batches)`` before its iteration.
     ``loader.dataset.failed`` names the images that could not be read.
 
     Args:

@@ -55,6 +55,10 @@ class PublishedReader:
     def file(self, image_id: str) -> None:
         """None: they are arrays."""
 
+    def stamp(self, image_id: str) -> str:
+        """Empty: published data do not change."""
+        return ""
+
 
 def list_published(location: str) -> Listing:
     """The images of ``torchvision:NAME:ROOT``.
