@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +25,7 @@ def images(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
-def run(monkeypatch: pytest.MonkeyPatch, arguments: Sequence[str | Path]) -> int:
+def run(monkeypatch: pytest.MonkeyPatch, arguments: list[Any]) -> int:
     monkeypatch.setattr(sys, "argv", ["phiscale", *map(str, arguments)])
     with pytest.raises(SystemExit) as stop:
         main()
@@ -41,16 +41,27 @@ def test_scan_fit_evaluate_and_predict_take_shards(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out, model = tmp_path / "shards", tmp_path / "model"
-    pack = ["data", "pack", images, out, "--format", kind, "--shard-size", "10KB", "--json"]
+    pack: list[Any] = ["data", "pack", images, out, "--format", kind, "--shard-size", "10KB", "--json"]
     assert run(monkeypatch, pack) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["images"] == 24
     assert report["shards"] > 1
     assert run(monkeypatch, ["scan", out, "--json", "--strict"]) == 0
     assert json.loads(capsys.readouterr().out)["usable"] == 24
-    quick = "epochs=1 batch_size=8 warmup_epochs=0 cache=off workers=1".split()
+    quick = ["epochs=1", "batch_size=8", "warmup_epochs=0", "cache=off", "workers=1"]
     settings = [part for setting in quick for part in ("--set", setting)]
-    fit = ["fit", out, "--model", "mobilenet_v1", "--macs", "1M", "--image-size", "32", "--out", model]
+    fit: list[Any] = [
+        "fit",
+        out,
+        "--model",
+        "mobilenet_v1",
+        "--macs",
+        "1M",
+        "--image-size",
+        "32",
+        "--out",
+        model,
+    ]
     assert run(monkeypatch, [*fit, *settings]) == 0
     assert run(monkeypatch, ["evaluate", model, out]) == 0
     capsys.readouterr()

@@ -183,6 +183,29 @@ def test_an_index_alone_is_epoch_zero(source: ImageSource) -> None:
     assert not torch.equal(dataset[1, 2][0], dataset[0, 2][0])
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_is_gone_on_with_where_it_stopped(
+    source: ImageSource, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = epochs(source)
+    loader = make_loader(source, source.records, TRAIN, batch_size=4, shuffle=True, seed=3, workers=workers)
+    asked: list[Any] = []
+    real = ImageDataset.__getitems__
+
+    def watched(self: ImageDataset, keys: Any) -> Any:
+        asked.extend(keys)
+        return real(self, keys)
+
+    monkeypatch.setattr(ImageDataset, "__getitems__", watched)
+    loader.batch_sampler.skip(3)  # type: ignore[union-attr]
+    rest = [(images.clone(), labels.clone()) for images, labels in loader]
+    assert len(loader) == 5
+    assert same(rest, whole[3:5])
+    assert len(asked) == (9 if workers == 0 else 0)  # workers ask in their own processes
+    loader.batch_sampler.sampler.set_epoch(1)  # type: ignore[union-attr]
+    assert same(list(loader), whole[5:])
+
+
 @pytest.fixture
 def photographs(tmp_path: Path) -> ImageSource:
     """JPEGs so large that training decodes them at reduced size."""

@@ -196,6 +196,8 @@ class _Batches(Sampler[list[Key]]):
         return self.number
 
     def __iter__(self) -> Iterator[list[Key]]:
+        # A generator, so that all this is done at the first batch: before the iterator that it uses, a
+        # DataLoader with workers makes another one.
         keys = list(self.sampler)
         first, self._first = self._first, 0
         for number in range(first, self.number):

@@ -253,8 +253,8 @@ def _set_position(loader: Batches, *, epoch: int, batches: int) -> None:
     if batches:
         if not _can_skip(loader):
             raise TrainingError(
-                "the checkpoint lies within an epoch, where this loader cannot begin: its batch sampler has no "
-                "skip(batches); take the loader of phiscale.data.loading"
+                "the checkpoint lies within an epoch, where this loader cannot begin: its batch sampler has "
+                "no skip(batches); take the loader of phiscale.data.loading"
             )
         by_batch.skip(batches)  # type: ignore[union-attr]
 
