@@ -201,6 +201,18 @@ def test_a_crop_with_every_interpolation(
             assert crop_difference(data, crop, preprocess) < 1, crop
 
 
+def test_metadata_that_turn_a_picture(photographs: list[Image.Image]) -> None:
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a tiff:Orientation="6"/></x:xmpmeta>'
+    plain, with_xmp = io.BytesIO(), io.BytesIO()
+    photographs[0].resize((60, 40)).save(plain, "JPEG")
+    photographs[0].resize((60, 40)).save(with_xmp, "JPEG", xmp=xmp)
+    for file, turn, size in ((plain, 1, (60, 40)), (with_xmp, 6, (40, 60))):
+        opened = open_jpeg(file.getvalue())
+        assert opened is not None
+        assert (opened.turn, opened.size) == (turn, size)
+        assert decode(file.getvalue()).size == size
+
+
 def test_a_crop_of_what_is_decoded_whole_differs_by_rounding(photographs: list[Image.Image]) -> None:
     for photograph in photographs:
         data = as_jpeg(photograph, (500, 375))
