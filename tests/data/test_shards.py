@@ -348,6 +348,12 @@ def test_a_manifest_stays_a_manifest(tmp_path: Path) -> None:
     # A folder of classes is one, whatever lies beside the classes.
     write_tar(tmp_path / "a.tar", {"1.jpg": jpeg(), "1.cls": b"0"})
     assert open_source(tmp_path).records[0].id == "a/0.png"
+    # So are loose images, which `predict` takes, with its results beside them.
+    write_tar(tmp_path / "a" / "a.tar", {"1.jpg": jpeg(), "1.cls": b"0"})
+    assert not is_packed(tmp_path / "a")
+    (tmp_path / "tables").mkdir()
+    parquet.write_table(pyarrow.table(rows), tmp_path / "tables" / "results.parquet")
+    assert not is_packed(tmp_path / "tables")
 
 
 @pytest.mark.parametrize("kind", FORMATS)

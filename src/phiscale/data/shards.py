@@ -4,7 +4,7 @@ Every image is read on its own from its place in a shard, so the order of traini
 files, memory stays bounded, and many processes may read at the same time.
 
     wds:PATH                  every tar below a folder, one tar, or a pattern such as train-{0000..0012}.tar
-    a folder                  that `phiscale data pack` wrote, or of .tar or .parquet files without folders
+    a folder                  that `phiscale data pack` wrote, or of .tar or .parquet files and no images
     a .tar or .parquet file
 """
 
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from phiscale.data.decode import printable
+from phiscale.data.folders import IMAGE_SUFFIXES
 from phiscale.data.listing import SPLIT_NAMES, Listing, Split
 from phiscale.data.parquet_images import holds_images, list_parquet
 from phiscale.data.tars import list_tars
@@ -105,12 +106,13 @@ def _has_index(folder: Path) -> bool:
 
 
 def _loose_shards(folder: Path) -> list[Path]:
-    """Shards of a folder without folders: where there are class folders, those are meant."""
+    """Shards of a folder without folders and images: where there are some, those are meant."""
     visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    if any(path.is_dir() for path in visible):
+    if any(path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES for path in visible):
         return []
     tars = sorted(path for path in visible if path.suffix == ".tar")
-    return tars or sorted(path for path in visible if path.suffix == ".parquet")
+    tables = sorted(path for path in visible if path.suffix == ".parquet")
+    return tars or (tables if tables and holds_images(tables[0]) else [])
 
 
 def _matching(path: Path) -> list[Path]:
