@@ -1,3 +1,4 @@
+import statistics
 from typing import Any
 
 import numpy as np
@@ -5,8 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
-from malformed import picture
+from malformed import image_bytes, picture
 from phiscale.data.augment import Augment, TrainTransform
+from phiscale.data.decode import decode
 from phiscale.data.transforms import EvalTransform
 from phiscale.errors import RecipeError
 from phiscale.preprocess import Preprocess
@@ -104,6 +106,43 @@ def test_erasing_puts_in_the_mean() -> None:
     mean = torch.tensor([round(255 * value) for value in preprocess.mean], dtype=torch.uint8)
     erased = (tensor == mean[:, None, None]).all(dim=0)
     assert 0 < erased.sum() < 24 * 24
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    "augment",
+    [
+        Augment(crop_scale=(0.08, 1)),
+        Augment(crop_scale=(0.35, 1), policy="trivial", erasing=0.5),
+        Augment(pad_crop=3),
+        NOTHING,
+    ],
+)
+def test_files_go_the_way_of_decoded_images(augment: Augment, channels: int) -> None:
+    pytest.importorskip("simplejpeg")
+    transform = TrainTransform(Preprocess.for_size(32, channels=channels), augment)
+    differences = []
+    for size in ((60, 41), (500, 375), (300, 811)):
+        file = image_bytes(picture(*size), "JPEG", quality=90)
+        for seed in range(12):
+            fast, slow = transform.from_file(file, seed=seed), transform(decode(file), seed=seed)
+            assert fast is not None
+            assert fast.shape == slow.shape
+            differences.append(float((fast.int() - slow.int()).abs().float().mean()))
+            # Erasing comes last: that it hit the same pixels says that all was drawn alike.
+            if augment.erasing and channels == 3:
+                mean = torch.tensor([round(255 * v) for v in transform.preprocess.mean])[:, None, None]
+                assert torch.equal((fast == mean).all(0), (slow == mean).all(0))
+    # Some operations of a policy, such as solarizing, make far more of a difference than there was.
+    assert (max if augment.policy == "none" else statistics.median)(differences) < 1
+
+
+def test_what_is_no_jpeg_is_left_to_be_decoded() -> None:
+    cut_off = image_bytes(picture(), "JPEG")[:-300]
+    for augment in (NOTHING, EVERYTHING):
+        transform = TrainTransform(Preprocess.for_size(24), augment)
+        assert transform.from_file(image_bytes(picture(), "PNG"), seed=1) is None
+        assert transform.from_file(cut_off, seed=1) is None
 
 
 @pytest.mark.parametrize(

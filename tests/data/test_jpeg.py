@@ -16,8 +16,8 @@ from PIL import Image, ImageOps
 
 from phiscale.data import jpeg
 from phiscale.data.decode import ImageError, decode
-from phiscale.data.jpeg import read_jpeg
-from phiscale.data.sizes import fit_size
+from phiscale.data.jpeg import open_jpeg, read_crop, read_jpeg
+from phiscale.data.sizes import RESAMPLING, fit_size
 from phiscale.preprocess import Preprocess
 
 pytest.importorskip("simplejpeg")
@@ -152,6 +152,88 @@ def test_everything_else_is_left_to_decode(photographs: list[Image.Image], tmp_p
     for broken in (data[:5000], data[:300]):
         with pytest.raises(ImageError, match=r"ends too early|cannot be decoded|not an image"):
             decode(broken)
+
+
+def crop_difference(data: bytes, crop: tuple[int, int, int, int], preprocess: Preprocess) -> float:
+    """Mean absolute difference in grey levels of a fused crop from one that is cut out and resized."""
+    jpeg = open_jpeg(data)
+    assert jpeg is not None
+    options: Any = {"interpolation": preprocess.interpolation, "channels": preprocess.channels}
+    fast = read_crop(jpeg, crop, preprocess.size, **options)
+    left, top, width, height = crop
+    picture = decode(data, channels=preprocess.channels)
+    assert picture.size == jpeg.size
+    cut = picture.crop((left, top, left + width, top + height))
+    wanted = np.asarray(cut.resize(preprocess.size[::-1], RESAMPLING[preprocess.interpolation]))
+    assert fast is not None
+    assert fast.shape == (*preprocess.size, preprocess.channels)
+    return float(np.abs(fast.astype(int) - wanted.reshape(fast.shape)).mean())
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_a_crop_of_every_exif_rotation(photographs: list[Image.Image], turn: int) -> None:
+    preprocess = Preprocess.for_size((96, 64))
+    data = as_jpeg(photographs[0], (1001, 703), turn=turn)
+    turned = turn >= 5
+    for crop in ((0, 0, 703, 1001) if turned else (0, 0, 1001, 703), (101, 33, 555, 613), (301, 33, 91, 97)):
+        assert crop_difference(data, crop, preprocess) < 1, crop
+    # Of another place it would not pass.
+    jpeg = open_jpeg(data)
+    assert jpeg is not None
+    parts = [
+        read_crop(jpeg, (left, 33, 500, 600), (96, 64), interpolation="bicubic", channels=3)
+        for left in (101, 121)
+    ]
+    assert parts[0] is not None
+    assert parts[1] is not None
+    assert np.abs(parts[0].astype(int) - parts[1]).mean() > 3
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_crop_with_every_interpolation(
+    photographs: list[Image.Image], interpolation: Any, channels: int
+) -> None:
+    preprocess = replace(Preprocess.for_size(64, channels=channels), interpolation=interpolation)
+    for photograph in (photographs[1], photographs[1].convert("L")):
+        data = as_jpeg(photograph, (1400, 933))
+        for crop in ((7, 11, 1200, 900), (640, 300, 240, 331), (1399, 932, 1, 1)):
+            assert crop_difference(data, crop, preprocess) < 1, crop
+
+
+def test_metadata_that_turn_a_picture(photographs: list[Image.Image]) -> None:
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a tiff:Orientation="6"/></x:xmpmeta>'
+    plain, with_xmp = io.BytesIO(), io.BytesIO()
+    photographs[0].resize((60, 40)).save(plain, "JPEG")
+    photographs[0].resize((60, 40)).save(with_xmp, "JPEG", xmp=xmp)
+    for file, turn, size in ((plain, 1, (60, 40)), (with_xmp, 6, (40, 60))):
+        opened = open_jpeg(file.getvalue())
+        assert opened is not None
+        assert (opened.turn, opened.size) == (turn, size)
+        assert decode(file.getvalue()).size == size
+
+
+def test_a_crop_of_what_is_decoded_whole_differs_by_rounding(photographs: list[Image.Image]) -> None:
+    for photograph in photographs:
+        data = as_jpeg(photograph, (500, 375))
+        for crop in ((0, 0, 500, 375), (37, 41, 300, 290), (5, 6, 130, 150)):
+            assert crop_difference(data, crop, AT_224) < 0.25
+
+
+def test_large_crops_are_decoded_in_part(
+    photographs: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes, real = [], jpeg._part
+
+    def watched(file: jpeg.Jpeg, pixels: NDArray[np.uint8]) -> Any:
+        sizes.append(pixels.shape[:2])
+        return real(file, pixels)
+
+    monkeypatch.setattr(jpeg, "_part", watched)
+    data = as_jpeg(photographs[0], (2048, 1536))
+    for crop in ((0, 0, 2048, 1536), (100, 100, 1400, 1400), (0, 0, 700, 700)):
+        assert crop_difference(data, crop, AT_224) < 1
+    assert sizes == [(768, 1024), (768, 1024), (1536, 2048)]
 
 
 def test_without_simplejpeg(photographs: list[Image.Image], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -183,6 +183,67 @@ def test_an_index_alone_is_epoch_zero(source: ImageSource) -> None:
     assert not torch.equal(dataset[1, 2][0], dataset[0, 2][0])
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_is_gone_on_with_where_it_stopped(
+    source: ImageSource, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = epochs(source)
+    loader = make_loader(source, source.records, TRAIN, batch_size=4, shuffle=True, seed=3, workers=workers)
+    asked: list[Any] = []
+    real = ImageDataset.__getitems__
+
+    def watched(self: ImageDataset, keys: Any) -> Any:
+        asked.extend(keys)
+        return real(self, keys)
+
+    monkeypatch.setattr(ImageDataset, "__getitems__", watched)
+    loader.batch_sampler.skip(3)  # type: ignore[union-attr]
+    rest = [(images.clone(), labels.clone()) for images, labels in loader]
+    assert len(loader) == 5
+    assert same(rest, whole[3:5])
+    assert len(asked) == (9 if workers == 0 else 0)  # workers ask in their own processes
+    loader.batch_sampler.sampler.set_epoch(1)  # type: ignore[union-attr]
+    assert same(list(loader), whole[5:])
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> ImageSource:
+    """JPEGs so large that training decodes them at reduced size."""
+    for number in range(9):
+        path = tmp_path / "photographs" / "ab"[number % 2] / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture(300, 220, seed=number).save(path)
+    return open_source(tmp_path / "photographs", val_fraction=0)
+
+
+def test_jpegs_are_a_function_of_seed_epoch_and_index(photographs: ImageSource) -> None:
+    batches = epochs(photographs)
+    assert same(batches, epochs(photographs, workers=2))
+    assert same(batches[2:], epochs(photographs, (1,)))
+
+
+def test_exact_decoding_is_what_a_cache_gives(photographs: ImageSource) -> None:
+    pytest.importorskip("simplejpeg")
+    exact, fast = epochs(photographs, exact_decode=True), epochs(photographs)
+    assert same(exact, epochs(photographs, cache="memory"))
+    assert not same(exact, fast)
+    for (one, labels), (other, others) in zip(exact, fast, strict=True):
+        assert torch.equal(labels, others)
+        assert one.shape == other.shape
+    # What is measured is exact.
+    measured = epochs(photographs, transform=EVAL, shuffle=False)
+    assert same(measured, epochs(photographs, transform=EVAL, shuffle=False, exact_decode=True))
+
+
+def test_a_jpeg_that_breaks_is_replaced_and_noted(photographs: ImageSource) -> None:
+    path = photographs.path(photographs.records[2])
+    assert path is not None
+    path.write_bytes(path.read_bytes()[:-900])
+    dataset = ImageDataset(photographs, photographs.records, TRAIN)
+    assert not torch.equal(dataset[2][0], dataset[3][0])
+    assert dataset.failed == (photographs.records[2].id,)
+
+
 def test_wrong_arguments(source: ImageSource) -> None:
     with pytest.raises(DataError, match="there are no images to load"):
         make_loader(source, (), EVAL, batch_size=4, shuffle=False)

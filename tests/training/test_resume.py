@@ -9,13 +9,28 @@ import signal
 import time
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from toy_training import CLASSES, RECIPE, SPEC, assert_same_weights, child, fit, loaders, network
+from torch.utils.data import BatchSampler, DataLoader
+from toy_training import (
+    CLASSES,
+    RECIPE,
+    SPEC,
+    EpochSampler,
+    assert_same_weights,
+    child,
+    fit,
+    loaders,
+    network,
+)
 
 from phiscale.errors import TrainingError
+from phiscale.training import checkpoints
+from phiscale.training.clock import StepClock
 from phiscale.training.history import EpochRecord
+from phiscale.training.keeper import RunKeeper
 from phiscale.training.recipe import Recipe
 from phiscale.training.train import train
 
@@ -88,17 +103,114 @@ def test_resume_equals_unbroken(variant: str, tmp_path: Path) -> None:
             assert one.learning_rate == other.learning_rate
 
 
+def crash_after_step(step: int, out: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """End a run once the checkpoint after so many batches is stored."""
+    steps = 0
+
+    def step_ends(self: StepClock) -> None:
+        nonlocal steps
+        steps += 1
+
+    def store(self: RunKeeper, trainer: Any) -> None:
+        real(self, trainer)
+        if steps == step:
+            raise CrashError
+
+    real = RunKeeper._store
+    with monkeypatch.context() as patched:
+        patched.setattr(StepClock, "step_ends", step_ends)
+        patched.setattr(RunKeeper, "_store", store)
+        with pytest.raises(CrashError):
+            fit(out, recipe, workers=recipe.workers)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_resume_within_an_epoch_equals_unbroken(
+    variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = VARIANTS[variant].override({"checkpoint_minutes": 1e-9})
+    whole = fit(tmp_path / "whole", recipe, workers=recipe.workers)
+    # Of six batches an epoch: early and late in the first one, in the second, and before its last batch.
+    for step in (4, 5, 8, 11) if recipe.accumulate == 1 else (4, 10):
+        out = tmp_path / str(step)
+        crash_after_step(step, out, recipe, monkeypatch)
+        data = loaders(workers=recipe.workers)
+        resumed = fit(out, recipe, resume=True, data=data)
+        assert_same_weights(out, tmp_path / "whole")
+        for one, other in zip(resumed.history, whole.history, strict=True):
+            assert (one.train_loss, one.train_top1) == (other.train_loss, other.train_top1)
+            assert (one.val_loss, one.val_top1) == (other.val_loss, other.val_top1)
+            assert one.learning_rate == other.learning_rate
+        if recipe.workers == 0:
+            asked = data[0].dataset.asked  # type: ignore[attr-defined]
+            assert len(asked) == 96 * recipe.epochs - 16 * step  # what was done is not loaded again
+
+
+def test_a_signal_stores_a_checkpoint_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fit(tmp_path / "whole")
+    real = StepClock.step_ends
+    steps = 0
+
+    def step_ends(self: StepClock) -> None:
+        nonlocal steps
+        real(self)
+        steps += 1
+        if steps == 8:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StepClock, "step_ends", step_ends)
+        assert fit(tmp_path / "run").interrupted
+    found = checkpoints.find(tmp_path / "run")
+    assert found is not None
+    assert checkpoints.RunState.take_from(found[1]).part.batches == 2
+    data = loaders()
+    fit(tmp_path / "run", resume=True, data=data)
+    assert len(data[0].dataset.asked) == 96 * 2 - 32  # type: ignore[attr-defined]
+    assert_same_weights(tmp_path / "run", tmp_path / "whole")
+
+
+def test_without_minutes_there_are_checkpoints_after_epochs_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored, real = [], RunKeeper._store
+
+    def store(self: RunKeeper, trainer: Any) -> None:
+        stored.append(self._batches)
+        real(self, trainer)
+
+    monkeypatch.setattr(RunKeeper, "_store", store)
+    fit(tmp_path / "none", RECIPE.override({"checkpoint_minutes": 0}))
+    assert stored == [0, 0, 0]
+    fit(tmp_path / "each", RECIPE.override({"checkpoint_minutes": 1e-9}))
+    assert stored[3:] == 3 * [1, 2, 3, 4, 5, 0]
+
+
+def test_a_loader_that_cannot_skip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = RECIPE.override({"checkpoint_minutes": 1e-9})
+    crash_after_step(3, tmp_path / "run", recipe, monkeypatch)
+    training, validation = loaders()
+    plain = DataLoader(training.dataset, batch_sampler=BatchSampler(EpochSampler(96), 16, drop_last=False))
+    with pytest.raises(TrainingError, match=r"its batch sampler has no skip\(batches\)"):
+        fit(tmp_path / "run", recipe, resume=True, data=(plain, validation))
+    fit(tmp_path / "plain", recipe, data=(plain, validation))
+    fit(tmp_path / "whole", recipe)
+    assert_same_weights(tmp_path / "plain", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("minutes", [1e-9, pytest.param(0, marks=pytest.mark.slow)])
 def test_killed_at_random_moments(
-    unbroken: tuple[Path, float], forkserver: ForkServerContext, tmp_path: Path
+    minutes: float, unbroken: tuple[Path, float], forkserver: ForkServerContext, tmp_path: Path
 ) -> None:
     expected, seconds = unbroken
+    recipe = RECIPE.override({"checkpoint_minutes": minutes})
     chance, kills = random.Random(0), 0
     for trial in range(5):
         out = tmp_path / str(trial)
         process = None
         for _ in range(20):
             resume = (out / "checkpoints").exists() and any((out / "checkpoints").glob("*.ckpt"))
-            process = forkserver.Process(target=child, args=(out, RECIPE, resume, None))
+            process = forkserver.Process(target=child, args=(out, recipe, resume, None))
             process.start()
             process.join(chance.uniform(0.1, 1.0) * seconds)
             if process.exitcode is None:
@@ -108,7 +220,7 @@ def test_killed_at_random_moments(
             if process.exitcode == 0:
                 break
         else:  # every trial was killed before its end; let the last one finish
-            fit(out, RECIPE, resume=True)
+            fit(out, recipe, resume=True)
         assert_same_weights(out, expected)
     assert kills > 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import signal
@@ -44,19 +45,34 @@ RECIPE = Recipe(
 
 
 class Squares(Dataset[tuple[Tensor, Tensor]]):
-    """uint8 noise (3, 32, 32) in which the class's colour is brighter."""
+    """uint8 noise (3, 32, 32) in which the class's colour is brighter; notes what is asked for."""
 
     def __init__(self, count: int, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.labels = torch.arange(count) % len(CLASSES)
         self.images = torch.randint(0, 156, (count, 3, 32, 32), dtype=torch.uint8, generator=generator)
         self.images[torch.arange(count), self.labels] += 60
+        self.asked: list[int] = []
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        self.asked.append(index)
         return self.images[index], self.labels[index]
+
+
+class SkippingBatches(BatchSampler):
+    """Batches of which the next iteration may leave out the first ones."""
+
+    first = 0
+
+    def skip(self, batches: int) -> None:
+        self.first = batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        first, self.first = self.first, 0
+        yield from itertools.islice(super().__iter__(), first, None)
 
 
 class EpochSampler(Sampler[int]):
@@ -81,7 +97,7 @@ def loaders(
 ) -> tuple[DataLoader[tuple[Tensor, Tensor]], DataLoader[tuple[Tensor, Tensor]]]:
     training: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
         Squares(count, 0),
-        batch_sampler=BatchSampler(EpochSampler(count), batch, drop_last=False),
+        batch_sampler=SkippingBatches(EpochSampler(count), batch, drop_last=False),
         num_workers=workers,
         persistent_workers=workers > 0,
     )

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from phiscale.cli.benchmark import benchmark
+from phiscale.cli.data_pack import data
 from phiscale.cli.demo import demo
 from phiscale.cli.evaluate import evaluate
 from phiscale.cli.export import export
@@ -60,6 +61,7 @@ def _options(
 for command in (models, summary, scale, scan, fit, evaluate, predict, export, benchmark, study, demo):
     app.command()(command)
 app.add_typer(weights)
+app.add_typer(data)
 search = typer.Typer(name="search", no_args_is_help=True, help="Search for what scales best on your images.")
 for searching in (coefficients, baseline, family):
     search.command()(searching)

@@ -58,7 +58,7 @@ Network = Annotated[
 Images = Annotated[
     str,
     typer.Argument(
-        help="Folder with one folder per class, a CSV or Parquet manifest, or torchvision:NAME:ROOT."
+        help="Folder with one folder per class, a CSV or Parquet manifest, shards, or torchvision:NAME:ROOT."
     ),
 ]
 JsonOutput = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")]

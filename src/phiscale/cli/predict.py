@@ -71,8 +71,8 @@ def predict(
         list[str] | None,
         typer.Argument(
             metavar="INPUTS",
-            help="Images, folders (searched through), quoted patterns such as 'photos/**/*.jpg', or - for "
-            "paths from standard input, one per line.",
+            help="Images, folders (searched through), shards, quoted patterns such as 'photos/**/*.jpg', or "
+            "- for paths from standard input, one per line.",
         ),
     ] = None,
     model: Annotated[

@@ -27,7 +27,9 @@ _LISTED_CLASSES = 12
 def scan(
     images: Annotated[
         str,
-        typer.Argument(help="Folder of class folders, .csv or .parquet manifest, or torchvision:NAME:ROOT."),
+        typer.Argument(
+            help="Folder of class folders, .csv or .parquet manifest, shards, or torchvision:NAME:ROOT."
+        ),
     ],
     val_fraction: Annotated[
         float, typer.Option(help="Share of train that becomes val where there is none; 0 for none.")

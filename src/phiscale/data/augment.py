@@ -3,6 +3,9 @@
 Each sample's randomness comes from a seed that is an argument. The cheap operations (shift, flip) draw
 from a generator of their own; those of torchvision draw from torch's global generator, which is seeded
 for the one sample and put back afterwards.
+
+A JPEG file goes through `TrainTransform.from_file`, which draws the crop first, and decodes and resizes no
+more of the file than that crop takes. All that is random is drawn as for a decoded image, in the same order.
 """
 
 from __future__ import annotations
@@ -22,7 +25,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
-from phiscale.data.decode import decode
+from phiscale.data.decode import ImageInput, decode
+from phiscale.data.jpeg import open_jpeg, read_crop, read_jpeg
 from phiscale.data.sizes import fit_size, shifted
 from phiscale.data.transforms import to_tensor
 from phiscale.errors import RecipeError
@@ -119,16 +123,77 @@ class TrainTransform:
         Raises:
             ImageError: The image cannot be decoded.
         """
-        if seed is None:
-            seed = int(torch.randint(2**62, ()).item())
         preprocess = self.preprocess
         image = decode(image, background=preprocess.background, channels=preprocess.channels)
-        with _torch_seeded(seed) if self._uses_torch_generator else contextlib.nullcontext():
+        with self._seeded(seed) as rng:
             image = fit_size(image, preprocess) if self._crop is None else self._crop(image)
-            if self._policy is not None:
-                image = self._policy(image)
-            tensor = to_tensor(self._shift_and_flip(np.asarray(image), random.Random(seed)))
-            return tensor if self._erase is None else self._erase(tensor)
+            return self._finish(image, rng)
+
+    def from_file(self, file: ImageInput, *, seed: int | None = None) -> Tensor | None:
+        """What the transform makes of a JPEG file, in less time.
+
+        The pixels differ from those of the transform of the decoded file by less than one grey level on
+        average: a large photograph is decoded at reduced size, see `phiscale.data.jpeg`, and some values are
+        rounded otherwise.
+
+        Args:
+            file: As for `phiscale.data.decode.decode`.
+            seed: As for a decoded image, to the same effect.
+
+        Returns:
+            uint8 (channels, height, width), or None where the file has to be decoded and transformed.
+        """
+        preprocess = self.preprocess
+        if self._crop is None:
+            pixels = read_jpeg(file, preprocess)
+            if pixels is None:
+                return None
+            with self._seeded(seed) as rng:
+                return self._finish(pixels, rng)
+        jpeg = open_jpeg(file)
+        if jpeg is None:
+            return None
+        with self._seeded(seed) as rng:
+            pixels = read_crop(
+                jpeg,
+                self._draw_crop(jpeg.size),
+                preprocess.size,
+                interpolation=preprocess.interpolation,
+                channels=preprocess.channels,
+            )
+            return None if pixels is None else self._finish(pixels, rng)
+
+    @contextlib.contextmanager
+    def _seeded(self, seed: int | None) -> Iterator[random.Random]:
+        """The generator of the cheap operations, with torch's seeded where an operation draws from it."""
+        if seed is None:
+            seed = int(torch.randint(2**62, ()).item())
+        with _torch_seeded(seed) if self._uses_torch_generator else contextlib.nullcontext():
+            yield random.Random(seed)
+
+    def _draw_crop(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
+        """(left, top, width, height) in a picture of a size (width, height), as torchvision draws it."""
+        # Of a picture, torchvision asks its size alone; this one has no pixels.
+        picture = torch.empty((1, size[1], size[0]), dtype=torch.uint8, device="meta")
+        drawn = self._crop.make_params([picture])
+        return drawn["left"], drawn["top"], drawn["width"], drawn["height"]
+
+    def _finish(self, image: Image.Image | npt.NDArray[np.uint8], rng: random.Random) -> Tensor:
+        """What comes after the size: colours and shapes, shift, mirror, erase.
+
+        Args:
+            image: An image, or its pixels (H, W, C), at the final size.
+            rng: For shift and mirror.
+
+        Returns:
+            uint8 (C, H, W).
+        """
+        if self._policy is not None:
+            if isinstance(image, np.ndarray):
+                image = Image.fromarray(image if image.shape[2] == 3 else image[:, :, 0])
+            image = self._policy(image)
+        tensor = to_tensor(self._shift_and_flip(np.asarray(image), rng))
+        return tensor if self._erase is None else self._erase(tensor)
 
     def _shift_and_flip(self, pixels: npt.NDArray[np.uint8], rng: random.Random) -> npt.NDArray[np.uint8]:
         """pixels: (H, W) or (H, W, C). Returns the same shape."""

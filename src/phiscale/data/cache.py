@@ -11,18 +11,18 @@ import hashlib
 import os
 import shutil
 import struct
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from phiscale.data.decode import ImageError, count_pixels, decode
 from phiscale.data.sources import ImageRecord, ImageSource
+from phiscale.data.storage import default_cache_dir, replacing
 from phiscale.errors import DataError
 from phiscale.preprocess import Preprocess
 
@@ -155,12 +155,6 @@ def open_cache(
         ) from None
 
 
-def default_cache_dir() -> Path:
-    """``$XDG_CACHE_HOME/phiscale``, or ``~/.cache/phiscale``. Files there can be deleted at any time."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "phiscale"
-
-
 @dataclass(frozen=True)
 class _Builder:
     source: ImageSource
@@ -177,9 +171,9 @@ class _Builder:
 
         def count_one(record: ImageRecord) -> int:
             try:
-                path = self.source.path(record)
-                if path is not None:
-                    return count_pixels(path)
+                file = self.source.file(record)
+                if file is not None:
+                    return count_pixels(file)
                 image = self.source.read(record)
                 return image.width * image.height
             except ImageError:
@@ -205,7 +199,7 @@ class _Builder:
         folder.mkdir(parents=True, exist_ok=True)
         path = self._file(folder)
         shapes = np.zeros((len(counts), 2), dtype="<i4")
-        with _replacing(path) as file:
+        with replacing(path) as file:
             start = file.write(_HEADER.pack(_MAGIC, len(counts)))
             file.write(shapes.tobytes())
             for position, array in enumerate(self._decoded(counts)):
@@ -239,11 +233,7 @@ class _Builder:
         root = str(Path(self.source.location).absolute())
         key.update(repr((_MAGIC, root, self.channels, background)).encode("utf-8", "surrogateescape"))
         for record in self.records:
-            stamp = ""
-            with contextlib.suppress(OSError, ValueError):
-                if (path := self.source.path(record)) is not None:
-                    status = path.stat()
-                    stamp = f"{status.st_size} {status.st_mtime_ns}"
+            stamp = self.source.reader.stamp(record.id)
             key.update(f"{record.id}\0{stamp}\0".encode("utf-8", "surrogateescape"))
         return folder / f"{key.hexdigest()}.pixels"
 
@@ -272,21 +262,6 @@ class _Builder:
                 yield from pool.map(work, items[start : start + step])
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write that takes the place of `path` when all went well, and leaves nothing if not."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".part")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _map(path: Path, number: int) -> npt.NDArray[np.uint8]:

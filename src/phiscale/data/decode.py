@@ -140,16 +140,21 @@ def load_image(file: ImageInput, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Ima
         raise _image_error(name, error) from None
 
 
-def count_pixels(path: Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> int:
-    """Pixels of an image file, from its header.
+def count_pixels(file: Path | bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> int:
+    """Pixels of an image file, or of the bytes of one, from its header.
 
     Raises:
         ImageError: The header cannot be read, or announces more than `max_pixels`.
     """
-    name = printable(path)
+    name = _name(file)
     try:
-        _check_file(path, name, max_pixels)
-        with QUIET_PILLOW, path.open("rb") as file, Image.open(file, formats=IMAGE_FORMATS) as image:
+        if isinstance(file, Path):
+            _check_file(file, name, max_pixels)
+        with (
+            QUIET_PILLOW,
+            file.open("rb") if isinstance(file, Path) else io.BytesIO(file) as opened,
+            Image.open(opened, formats=IMAGE_FORMATS) as image,
+        ):
             _check_pixels(image, name, max_pixels)
             return image.width * image.height
     except ImageError:

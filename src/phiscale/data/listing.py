@@ -43,6 +43,14 @@ class Reader(Protocol):
         """The file that holds the image alone, or None."""
         ...
 
+    def file(self, image_id: str) -> Path | bytes | None:
+        """The file of the image, or its bytes; None where it has neither. Raises `ImageError`."""
+        ...
+
+    def stamp(self, image_id: str) -> str:
+        """A text that changes when the stored image does; empty where nothing tells."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
@@ -84,6 +92,18 @@ class FileReader:
         if "\0" in image_id:
             raise ImageError("a file name cannot hold the character zero")
         return self.root / image_id
+
+    def file(self, image_id: str) -> Path:
+        """The same as `path`."""
+        return self.path(image_id)
+
+    def stamp(self, image_id: str) -> str:
+        """Size and time of change of the file; empty where it cannot be asked."""
+        try:
+            status = self.path(image_id).stat()
+        except (OSError, ValueError, ImageError):
+            return ""
+        return f"{status.st_size} {status.st_mtime_ns}"
 
     def __reduce__(self) -> tuple[type[FileReader], tuple[Path]]:
         # Who gets a copy may work in another folder.

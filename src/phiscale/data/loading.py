@@ -47,6 +47,8 @@ class ImageDataset(Dataset[Sample]):
         on_error: What to do with a file that cannot be read although the scan could: ``"skip"`` puts
             another image of the set in its place (which one depends on seed, epoch and index) and
             notes it in `failed`; ``"raise"`` stops.
+        exact_decode: Whether every file is decoded whole. Otherwise, without a cache, training takes from
+            a JPEG what the random crop needs, which changes less than one grey level on average.
 
     Raises:
         DataError: There are no records, or the cache holds other ones.
@@ -61,6 +63,7 @@ class ImageDataset(Dataset[Sample]):
         *,
         seed: int = 0,
         on_error: OnError = "skip",
+        exact_decode: bool = False,
     ) -> None:
         if not records:
             raise DataError(f"there are no images to load from {printable(source.location)}")
@@ -72,6 +75,7 @@ class ImageDataset(Dataset[Sample]):
         self.cache = cache
         self.seed = seed
         self.on_error: OnError = on_error
+        self.exact_decode = exact_decode
         # In shared memory, so that workers can tell the main process.
         self._failed = torch.zeros(len(self.records), dtype=torch.bool).share_memory_()  # type: ignore[no-untyped-call]
 
@@ -100,8 +104,7 @@ class ImageDataset(Dataset[Sample]):
             seed = _hash(self.seed, epoch, index, attempt)
             position = index if attempt == 0 else seed % len(self.records)
             try:
-                image = self._read(position)
-                return self.transform(image, seed=seed), self.records[position].label
+                return self._transformed(position, seed), self.records[position].label
             except ImageError as error:
                 if self.on_error == "raise":
                     raise
@@ -116,6 +119,14 @@ class ImageDataset(Dataset[Sample]):
             return [self[key] for key in keys]
         except DataError as error:
             return [error]
+
+    def _transformed(self, position: int, seed: int) -> Tensor:
+        if self.cache is None and not self.exact_decode:
+            file = self.source.file(self.records[position])
+            tensor = None if file is None else self.transform.from_file(file, seed=seed)
+            if tensor is not None:
+                return tensor
+        return self.transform(self._read(position), seed=seed)
 
     def _read(self, position: int) -> Image.Image:
         record, preprocess = self.records[position], self.transform.preprocess
@@ -175,13 +186,21 @@ class _Batches(Sampler[list[Key]]):
         # A set smaller than one batch is one small batch: dropping it would leave nothing to train on.
         self.number = max(1, whole + (rest > 0))
         self.merges = sampler.shuffle and not drop_last and len(sampler) % batch_size == 1
+        self._first = 0
+
+    def skip(self, batches: int) -> None:
+        """Have the next iteration, and that one alone, begin after so many batches; nothing is loaded."""
+        self._first = batches
 
     def __len__(self) -> int:
         return self.number
 
     def __iter__(self) -> Iterator[list[Key]]:
+        # A generator, so that all this is done at the first batch: before the iterator that it uses, a
+        # DataLoader with workers makes another one.
         keys = list(self.sampler)
-        for number in range(self.number):
+        first, self._first = self._first, 0
+        for number in range(first, self.number):
             last = number == self.number - 1
             end = len(keys) if last and self.merges else (number + 1) * self.batch_size
             yield keys[number * self.batch_size : end]
@@ -220,10 +239,12 @@ def make_loader(
     cache_dir: Path | None = None,
     cache_limit: int | None = None,
     on_error: OnError = "skip",
+    exact_decode: bool = False,
 ) -> DataLoader[Any]:
     """A loader of batches (images, labels): uint8 (N, C, H, W) and int64 (N,).
 
-    Before each epoch, call ``loader.batch_sampler.sampler.set_epoch(epoch)`` (Lightning does).
+    Before each epoch, call ``loader.batch_sampler.sampler.set_epoch(epoch)`` (Lightning does). To go on
+    within an epoch, call ``loader.batch_sampler.skip(batches)`` before its iteration.
     ``loader.dataset.failed`` names the images that could not be read.
 
     Args:
@@ -239,6 +260,7 @@ def make_loader(
         cache_dir: Folder of disk caches.
         cache_limit: Most bytes of decoded pixels.
         on_error: See `ImageDataset`.
+        exact_decode: See `ImageDataset`.
 
     Raises:
         DataError: There are no records, a number is out of range, or the cache does not fit.
@@ -250,7 +272,9 @@ def make_loader(
         cache = open_cache(
             source, records, transform.preprocess, mode=cache, folder=cache_dir, limit=cache_limit
         )
-    dataset = ImageDataset(source, records, transform, cache, seed=seed, on_error=on_error)
+    dataset = ImageDataset(
+        source, records, transform, cache, seed=seed, on_error=on_error, exact_decode=exact_decode
+    )
     sampler = EpochSampler(len(dataset), shuffle=shuffle, seed=seed)
     return _Loader(
         dataset,

@@ -52,6 +52,13 @@ class PublishedReader:
     def path(self, image_id: str) -> None:
         """None: these images do not have files of their own."""
 
+    def file(self, image_id: str) -> None:
+        """None: they are arrays."""
+
+    def stamp(self, image_id: str) -> str:
+        """Empty: published data do not change."""
+        return ""
+
 
 def list_published(location: str) -> Listing:
     """The images of ``torchvision:NAME:ROOT``.

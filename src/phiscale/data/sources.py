@@ -1,4 +1,4 @@
-"""Where images come from: a folder, a manifest, or a torchvision data set, with their splits.
+"""Where images come from: a folder, a manifest, shards, or a torchvision data set, with their splits.
 
 Examples:
     >>> import tempfile
@@ -27,6 +27,7 @@ from phiscale.data.folders import list_folder
 from phiscale.data.listing import Entry, Listing, Reader, Split
 from phiscale.data.manifests import MANIFEST_SUFFIXES, list_manifest, read_split_file
 from phiscale.data.published import list_published
+from phiscale.data.shards import is_packed, list_shards
 from phiscale.errors import DataError
 
 __all__ = ["ImageRecord", "ImageSource", "Split", "open_source"]
@@ -37,7 +38,8 @@ class ImageRecord:
     """One labelled image.
 
     Attributes:
-        id: Path relative to the source, or ``"train/123"`` in a torchvision data set.
+        id: Path relative to the source, or ``"train/123"`` in a torchvision data set. In shards that
+            `phiscale data pack` wrote, the id that the image had before.
         label: Index into the source's classes.
         split: ``"train"``, ``"val"`` or ``"test"``.
     """
@@ -111,6 +113,14 @@ class ImageSource:
         """
         return self.reader.load(record.id, max_pixels=max_pixels)
 
+    def file(self, record: ImageRecord) -> Path | bytes | None:
+        """The image as it is encoded: its file, or its bytes where it is a part of one; None for neither.
+
+        Raises:
+            ImageError: The id cannot be a file name, or the bytes cannot be read.
+        """
+        return self.reader.file(record.id)
+
     def path(self, record: ImageRecord) -> Path | None:
         """The file of an image, or None where images do not have files of their own.
 
@@ -132,7 +142,7 @@ def open_source(
     Args:
         location: A folder with one folder per class; a folder with such folders under train/, val/ (or
             valid/, validation/) and test/; a CSV or Parquet manifest (`path`, `label`, optionally
-            `split`); or ``torchvision:NAME:ROOT``.
+            `split`); shards, see `phiscale.data.shards`; or ``torchvision:NAME:ROOT``.
         val_fraction: Share of each class's train images that becomes the val split where there is
             none, in [0, 1). With 0 nothing is carved out, and a single class is allowed: the images
             are taken as they are, as evaluation wants them.
@@ -173,6 +183,8 @@ def _list(location: str | Path) -> Listing:
     text = str(location)
     if text.startswith("torchvision:"):
         return list_published(text)
+    if is_packed(location):
+        return list_shards(location)
     path = Path(location)
     try:
         is_folder, is_file = path.is_dir(), path.is_file()
@@ -183,7 +195,7 @@ def _list(location: str | Path) -> Listing:
     if is_file and path.suffix.lower() in MANIFEST_SUFFIXES:
         return list_manifest(path)
     if is_file:
-        raise DataError(f"{printable(path)} is no manifest; give a folder, or a .csv or .parquet file")
+        raise DataError(f"{printable(path)} is no manifest; give a folder, or a .csv, .parquet or .tar file")
     raise DataError(f"{printable(path)} does not exist; give a folder of class folders or a manifest")
 
 

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from phiscale.data.decode import decode
+from phiscale.data.decode import ImageInput, decode
 from phiscale.data.sizes import fit_size
 from phiscale.errors import ShapeError
 from phiscale.preprocess import Preprocess
@@ -33,6 +33,10 @@ class ImageTransform(Protocol):
 
     def __call__(self, image: Image.Image, *, seed: int | None = None) -> Tensor:
         """image: any mode. Returns uint8 (channels, height, width)."""
+        ...
+
+    def from_file(self, file: ImageInput, *, seed: int | None = None) -> Tensor | None:
+        """The same for a file where there is a faster way than to decode all of it, else None."""
         ...
 
 
@@ -67,6 +71,9 @@ class EvalTransform:
         image = decode(image, background=preprocess.background, channels=preprocess.channels)
         return to_tensor(np.asarray(fit_size(image, preprocess)))
 
+    def from_file(self, file: ImageInput, *, seed: int | None = None) -> None:
+        """None: what is measured is decoded whole."""
+
 
 def to_tensor(pixels: npt.NDArray[np.uint8]) -> Tensor:
     """Pixels (height, width) or (height, width, channels) as uint8 (channels, height, width), copied."""
@@ -87,7 +94,9 @@ def normalize(batch: Tensor, preprocess: Preprocess) -> Tensor:
     Raises:
         ShapeError: The batch has another rank or number of channels.
     """
-    return _normalize(batch, torch.tensor(preprocess.mean), torch.tensor(preprocess.std))
+    mean, std = _constants(batch, torch.tensor(preprocess.mean), torch.tensor(preprocess.std))
+    # As `_normalize`, in place: each new batch of floats would cost as much time as the arithmetic.
+    return batch.to(torch.float32, copy=True).div_(255).sub_(mean).div_(std)
 
 
 class Normalize(nn.Module):
@@ -110,8 +119,14 @@ class Normalize(nn.Module):
 
 
 def _normalize(batch: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    mean, std = _constants(batch, mean, std)
+    return (batch.to(torch.float32) / 255 - mean) / std
+
+
+def _constants(batch: Tensor, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and std on the batch's device, in the shape that they are taken in; and a check of the batch."""
     if batch.ndim != 4 or batch.shape[1] != len(mean):
         raise ShapeError(f"expected a batch (N, {len(mean)}, height, width), got {tuple(batch.shape)}")
     mean = mean.to(device=batch.device, dtype=torch.float32).view(1, -1, 1, 1)
     std = std.to(device=batch.device, dtype=torch.float32).view(1, -1, 1, 1)
-    return (batch.to(torch.float32) / 255 - mean) / std
+    return mean, std

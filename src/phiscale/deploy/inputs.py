@@ -1,4 +1,4 @@
-"""What a person names on the command line, as image paths: files, folders, patterns, standard input."""
+"""What a person names on the command line, as images: files, folders, shards, patterns, standard input."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 
 from phiscale.data.decode import printable
 from phiscale.data.folders import IMAGE_SUFFIXES
+from phiscale.data.packed import PackedImage
+from phiscale.data.shards import is_packed, list_shards
 from phiscale.errors import DataError
 
 __all__ = ["STDIN", "expand", "images_in"]
@@ -19,9 +21,9 @@ STDIN = "-"
 def expand(inputs: Sequence[str], *, stdin: Iterable[bytes] = ()) -> Iterator[str]:
     """Image paths behind command-line arguments, found as they are asked for.
 
-    A folder gives the images in it and below it, sorted; a pattern its matches (``**`` goes through
-    folders); ``-`` the lines of standard input. What does not exist comes through as it is, so that it
-    has its own row in the result.
+    A folder gives the images in it and below it, sorted; shards the images in them; a pattern its matches
+    (``**`` goes through folders); ``-`` the lines of standard input. What does not exist comes through as
+    it is, so that it has its own row in the result.
 
     Args:
         inputs: The arguments.
@@ -31,7 +33,9 @@ def expand(inputs: Sequence[str], *, stdin: Iterable[bytes] = ()) -> Iterator[st
         DataError: A folder has no images; said at once, before the first path.
     """
     for argument in inputs:
-        if _is_folder(argument) and next(images_in(argument), None) is None:
+        if is_packed(argument):
+            list_shards(argument)
+        elif _is_folder(argument) and next(images_in(argument), None) is None:
             kinds = ", ".join(sorted(IMAGE_SUFFIXES))
             raise DataError(f"no images in {printable(argument)}; looked for {kinds}")
     return _expand(inputs, stdin)
@@ -52,6 +56,10 @@ def _expand(inputs: Sequence[str], stdin: Iterable[bytes]) -> Iterator[str]:
             # A file name is bytes to the system; fsdecode gives back the same bytes when it is opened.
             lines = (os.fsdecode(line.rstrip(b"\r\n")) for line in stdin)
             yield from (line for line in lines if line)
+        elif is_packed(argument):
+            listing = list_shards(argument)
+            for entry in listing.entries:
+                yield PackedImage(f"{argument}/{entry.id}", listing.reader, entry.id)
         elif _is_folder(argument):
             yield from images_in(argument)
         elif glob.has_magic(argument) and not os.path.lexists(argument):

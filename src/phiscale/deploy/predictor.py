@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phiscale.data.decode import ImageError, ImageInput
+from phiscale.data.packed import PackedImage
 from phiscale.deploy.hub import HubModel
 from phiscale.deploy.pretrained import is_model_dir, open_pretrained
 from phiscale.deploy.reading import FastDecoding, ImageReader
@@ -268,7 +269,7 @@ def _alone(runtime: Runtime, model: ModelDir) -> RuntimeChain:
 def _read(reader: ImageReader, image: ImageInput) -> NDArray[np.uint8] | str:
     """Pixels (H, W, C), or why there are none; the reason alone, for the answer names the source anyway."""
     try:
-        return reader(image)
+        return reader(image.read() if isinstance(image, PackedImage) else image)
     except DataError as error:
         return error.reason if isinstance(error, ImageError) else str(error)
 

@@ -172,6 +172,7 @@ def run(
         "seed": recipe.seed,
         "workers": recipe.workers,
         "cache": recipe.cache,
+        "exact_decode": recipe.exact_decode,
         "on_error": "raise" if strict else "skip",
     }
     train_loader = make_loader(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from phiscale.data.scan import ScanReport, scan
+from phiscale.data.shards import PREFIX
 from phiscale.data.sources import ImageSource, open_source
 from phiscale.deploy.latency import LatencyMeter, Meter
 from phiscale.deploy.latency_budget import LatencyFit, solve_latency
@@ -233,8 +234,11 @@ def read_plan(directory: Path) -> FitPlan:
 
 def _location(images: str | Path) -> str:
     """Where the images are, so that it is found from any working directory."""
+    text = str(images)
+    if text.startswith(PREFIX):
+        return PREFIX + str(Path(text.removeprefix(PREFIX)).absolute())
     path = Path(images)
-    return str(path.resolve()) if path.exists() else str(images)
+    return str(path.resolve()) if path.exists() else text
 
 
 def _recipe(

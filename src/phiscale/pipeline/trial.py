@@ -200,6 +200,7 @@ class ImageObjective:
             drop_last=for_training,
             seed=recipe.seed,
             workers=recipe.workers,
+            exact_decode=recipe.exact_decode,
             # With another image in its place, this score could not be compared with the others.
             on_error="raise",
             cache=self._cache(split),

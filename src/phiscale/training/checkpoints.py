@@ -1,6 +1,6 @@
 """Checkpoints that survive a kill at any moment.
 
-    checkpoints/last.ckpt       after the last whole epoch (or the start of the run)
+    checkpoints/last.ckpt       after the last whole epoch, or some minutes later within the next one
     checkpoints/previous.ckpt   the one before
 
 A new checkpoint is written whole under a temporary name; then the last one becomes the previous one,
@@ -11,6 +11,7 @@ and a damaged last one gives way to the previous one.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import pickle
@@ -28,12 +29,22 @@ from phiscale.errors import TrainingError
 from phiscale.training.recipe import Recipe
 from phiscale.weights.files import replacing, sync_folder
 
-__all__ = ["CHECKPOINTS", "RunState", "SafeCheckpointIO", "clear", "exist", "find", "last_path", "tidy"]
+__all__ = [
+    "CHECKPOINTS",
+    "EpochPart",
+    "RunState",
+    "SafeCheckpointIO",
+    "clear",
+    "exist",
+    "find",
+    "last_path",
+    "tidy",
+]
 
 CHECKPOINTS = "checkpoints"
 _KEY = "phiscale"
 # Settings that change how fast a run is, not what it computes.
-_FREE = ("workers", "cache")
+_FREE = ("workers", "cache", "checkpoint_minutes")
 
 # What reading a file that is cut off, overwritten or not a checkpoint at all can raise.
 _DAMAGE = (
@@ -51,6 +62,23 @@ logger = logging.getLogger("phiscale.training")
 
 
 @dataclass(frozen=True, kw_only=True)
+class EpochPart:
+    """How far a run is within an epoch.
+
+    Attributes:
+        batches: Batches that are done.
+        seconds: What they took.
+        input_seconds: Of these, waiting for images.
+        step_seconds: Of these, training steps.
+    """
+
+    batches: int = 0
+    seconds: float = 0.0
+    input_seconds: float = 0.0
+    step_seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunState:
     """What a run is, stored in each of its checkpoints, so that no other run goes on from them.
 
@@ -60,6 +88,7 @@ class RunState:
         classes: Names of the classes.
         steps_per_epoch: Batches in an epoch.
         history: `EpochRecord.to_dict` of every finished epoch.
+        part: Of the epoch after those.
     """
 
     recipe: Recipe
@@ -67,6 +96,7 @@ class RunState:
     classes: tuple[str, ...]
     steps_per_epoch: int
     history: tuple[dict[str, Any], ...] = ()
+    part: EpochPart = EpochPart()
 
     def put_into(self, checkpoint: dict[str, Any]) -> None:
         """Store the state in a checkpoint of Lightning."""
@@ -76,6 +106,7 @@ class RunState:
             "classes": list(self.classes),
             "steps_per_epoch": self.steps_per_epoch,
             "history": list(self.history),
+            "part": dataclasses.asdict(self.part),
         }
 
     @classmethod
@@ -88,6 +119,7 @@ class RunState:
             classes=tuple(stored["classes"]),
             steps_per_epoch=stored["steps_per_epoch"],
             history=tuple(stored["history"]),
+            part=EpochPart(**stored.get("part", {})),
         )
 
     def require_same(self, stored: RunState) -> None:

@@ -35,6 +35,8 @@ class EpochRecord:
         val_top1: Share of validation images classified right, in [0, 1]; None without any.
         seconds: The whole epoch, with validation.
         images_per_second: Of training alone.
+        input_share: Of the seconds, the share in which training waited for images; None where nobody looked.
+        step_share: Of the seconds, the share of training steps. What is left are validation and checkpoints.
     """
 
     epoch: int
@@ -45,6 +47,8 @@ class EpochRecord:
     val_top1: float | None = None
     seconds: float
     images_per_second: float
+    input_share: float | None = None
+    step_share: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""

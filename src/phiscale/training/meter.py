@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -42,6 +45,24 @@ class Meter:
         self._losses.append(loss.detach())
         self._right.append((logits.detach().argmax(1) == labels).sum())
         self._counts.append(len(labels))
+
+    def state(self) -> dict[str, Any]:
+        """All that was added, on the CPU, for a checkpoint."""
+        if not self._counts:
+            return {}
+        return {
+            "losses": torch.stack(self._losses).cpu(),
+            "right": torch.stack(self._right).cpu(),
+            "counts": list(self._counts),
+        }
+
+    def restore(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Take what another meter's `state` holds in place of all that was added."""
+        self.reset()
+        if state:
+            self._losses = list(state["losses"].to(device).unbind())
+            self._right = list(state["right"].to(device).unbind())
+            self._counts = list(state["counts"])
 
     def mean(self) -> tuple[float, float]:
         """Loss and top-1 in [0, 1], each a mean over all images; NaN when there were none."""

@@ -15,6 +15,13 @@ from phiscale.training.meter import Meter
 
 __all__ = ["ProgressCallback", "describe"]
 
+# Below this share of an epoch, more effort for the input would not be noticed.
+_NOTABLE_WAIT = 0.1
+_HINT = (
+    "training waits for images: give it workers (--set workers=4), keep decoded images (--set cache=disk), "
+    "or shrink and pack them (phiscale data pack --image-size)"
+)
+
 # Often enough to look alive; drawing and reading the loss from the device cost time.
 _SECONDS_BETWEEN_UPDATES = 0.5
 
@@ -28,7 +35,13 @@ def describe(record: EpochRecord, *, epochs: int, best: bool) -> str:
     if record.val_loss is not None and record.val_top1 is not None:
         line += f"  val loss {record.val_loss:.4f} top-1 {record.val_top1:6.2%}"
     line += f"  {record.seconds:.1f} s  {record.images_per_second:.0f} images/s"
+    if _waits(record):
+        line += f"  {record.input_share:.0%} waiting for images"
     return f"{line}  best" if best else line
+
+
+def _waits(record: EpochRecord) -> bool:
+    return record.input_share is not None and record.input_share >= _NOTABLE_WAIT
 
 
 class ProgressCallback(pl.Callback):
@@ -44,6 +57,7 @@ class ProgressCallback(pl.Callback):
         self.console = console or Console(stderr=True)
         self._epochs, self._steps = epochs, steps_per_epoch
         self._drawn_at = 0.0
+        self._hinted = False
         self._task: TaskID | None = None
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -61,6 +75,9 @@ class ProgressCallback(pl.Callback):
         """Print the line of an epoch."""
         line = describe(record, epochs=self._epochs, best=best)
         self.console.print(line, highlight=False, soft_wrap=True, style="bold" if best else None)
+        if _waits(record) and not self._hinted:
+            self._hinted = True
+            self.console.print(_HINT, highlight=False, soft_wrap=True)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin the bar, on a resumed run where it stood."""

@@ -55,6 +55,7 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     "norm_momentum": (0.0, 1.0, True),
     "freeze_epochs": (0, math.inf, True),
     "early_stopping_patience": (0, math.inf, True),
+    "checkpoint_minutes": (0.0, math.inf, True),
     "workers": (0, math.inf, True),
     "seed": (0, 2**63 - 1, True),
 }
@@ -107,12 +108,18 @@ class Recipe:
     early_stopping_patience: Annotated[
         int, "Stop after this many epochs without a better validation top-1; 0 = never."
     ] = 0
+    checkpoint_minutes: Annotated[
+        float, "Store a checkpoint within an epoch, too, after so many minutes; 0 = after epochs only."
+    ] = 10.0
 
     precision: Annotated[Precision, "32-true, or bf16-mixed: faster on GPUs, seldom on CPUs."] = "32-true"
     grad_checkpointing: Annotated[bool, "Compute activations twice to save memory; slower."] = False
     channels_last: Annotated[bool, "Keep images as NHWC in memory, the layout that CPUs prefer."] = True
     workers: Annotated[int, "Processes that load images; 0 loads in the training process."] = 0
     cache: Annotated[CacheMode, "Where decoded images are kept: auto, memory, disk, or off."] = "auto"
+    exact_decode: Annotated[
+        bool, "Decode JPEGs whole where there is no cache: slower, and under a grey level closer to it."
+    ] = False
     seed: Annotated[int, "Seed of everything random; the same seed gives the same weights on a CPU."] = 0
 
     def __post_init__(self) -> None:

@@ -42,8 +42,22 @@ class ClassificationTask(pl.LightningModule):
         self.preprocess = preprocess
         self.steps_per_epoch = steps_per_epoch
         self.train_meter, self.val_meter = Meter(), Meter()
+        self._stored_meter: dict[str, Any] = {}
 
     # -- training ------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what the epoch's means are made of so far."""
+        checkpoint["train_meter"] = self.train_meter.state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Inverse of `on_save_checkpoint`, carried out when the device is known."""
+        self._stored_meter = checkpoint.get("train_meter", {})
+
+    def on_train_start(self) -> None:
+        """Make ready to go on within an epoch, of which `on_train_epoch_start` is not called again."""
+        self.train_meter.restore(self._stored_meter, self.device)
+        self.set_frozen(self.current_epoch < self.recipe.freeze_epochs)
 
     def on_train_epoch_start(self) -> None:
         """Freeze or unfreeze, by the number of the epoch alone, so that a resumed run does the same."""

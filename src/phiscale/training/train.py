@@ -82,15 +82,17 @@ def train(
     """Train a network; `out` is a model directory that opens at any time from the first epoch on.
 
     After each epoch the best network so far (its moving average), ``history.json`` and
-    ``checkpoints/last.ckpt`` are written. On a CPU, a run that was killed at any moment and resumed ends
-    with the same weights, bit for bit, as an unbroken one. torch's global random state is left as it was.
+    ``checkpoints/last.ckpt`` are written, the latter also within an epoch, see `Recipe.checkpoint_minutes`.
+    On a CPU, a run that was killed at any moment and resumed ends with the same weights, bit for bit, as an
+    unbroken one. torch's global random state is left as it was.
 
     Args:
         net: The network, trained in place, where `resume` loads the stored weights first. Dropout and
             drop path are its own. Left with the moving average of the last epoch, or the raw weights
             when interrupted.
         train_loader: Batches of (uint8 (N, C, H, W), int64 (N,)). Its order must depend on seed and
-            epoch only, the epoch being given by its sampler's ``set_epoch``.
+            epoch only, the epoch being given by its sampler's ``set_epoch``. There are checkpoints within an
+            epoch only where its batch sampler has ``skip``, as that of `phiscale.data.loading` has.
         val_loader: The same without augmentation; None trains without validation, and saves the last
             network as the best.
         recipe: How to train; stored in the directory as ``recipe.yaml`` and in its provenance.
@@ -130,13 +132,21 @@ def train(
             on_epoch(record)
 
     writer = ModelWriter(directory=directory, preprocess=preprocess, provenance=dict(provenance or {}))
-    keeper = RunKeeper(run=run, writer=writer, ema=ema, on_epoch=report)
     with _prepared(net, recipe), StopSignals() as signals:
+        keeper = RunKeeper(
+            run=run,
+            writer=writer,
+            ema=ema,
+            on_epoch=report,
+            signals=signals,
+            within_epochs=_can_skip(train_loader),
+        )
         # The average first: what comes after it sees the raw weights back in place.
         everyone: tuple[pl.Callback | None, ...] = (ema, keeper, bar, StopCallback(signals))
         callbacks = [callback for callback in everyone if callback]
         path = stored[0] if stored else None
-        stopped = _fit(task, train_loader, val_loader, callbacks, signals, path, len(done))
+        _set_position(train_loader, epoch=len(done), batches=run.part.batches)
+        stopped = _fit(task, train_loader, val_loader, callbacks, signals, path)
         # A signal in the very last moment came too late to interrupt anything.
         interrupted = stopped and not _complete(keeper.history, recipe)
     if interrupted and bar:
@@ -199,16 +209,8 @@ def _fit(
     callbacks: list[pl.Callback],
     signals: StopSignals,
     checkpoint: Path | None,
-    epochs_done: int,
 ) -> bool:
     """Run Lightning. Returns whether the run was interrupted."""
-    # Lightning makes the first iterator before it tells the sampler the epoch; worker processes then
-    # begin to load the order of epoch 0 in whatever epoch a resumed run stands.
-    batches = train_loader.batch_sampler
-    for sampler in (train_loader.sampler, batches, getattr(batches, "sampler", None)):
-        set_epoch = getattr(sampler, "set_epoch", None)
-        if set_epoch is not None:
-            set_epoch(epochs_done)
     with _quiet():
         trainer = pl.Trainer(
             accelerator="auto",
@@ -239,6 +241,28 @@ def _fit(
     return False
 
 
+def _set_position(loader: Batches, *, epoch: int, batches: int) -> None:
+    """Have the first iteration of a loader begin where a run stands."""
+    # Lightning makes the first iterator before it tells the sampler the epoch; worker processes then
+    # begin to load the order of epoch 0 in whatever epoch a resumed run stands.
+    by_batch = loader.batch_sampler
+    for sampler in (loader.sampler, by_batch, getattr(by_batch, "sampler", None)):
+        set_epoch = getattr(sampler, "set_epoch", None)
+        if set_epoch is not None:
+            set_epoch(epoch)
+    if batches:
+        if not _can_skip(loader):
+            raise TrainingError(
+                "the checkpoint lies within an epoch, where this loader cannot begin: its batch sampler has "
+                "no skip(batches); take the loader of phiscale.data.loading"
+            )
+        by_batch.skip(batches)  # type: ignore[union-attr]
+
+
+def _can_skip(loader: Batches) -> bool:
+    return hasattr(loader.batch_sampler, "skip")
+
+
 @contextlib.contextmanager
 def _prepared(net: Network, recipe: Recipe) -> Iterator[None]:
     """Global and network settings of a run, taken back afterwards where that is possible."""
@@ -267,6 +291,7 @@ def _quiet() -> Iterator[None]:
             r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning 2.6 on torch 2.14
             r"You defined a `validation_step` but have no `val_dataloader`",  # val_loader=None is allowed
             r".*does not have a deterministic implementation",  # we ask for what there is
+            r"You're resuming from a checkpoint that ended before the epoch",  # our loader can be resumed
         ):
             warnings.filterwarnings("ignore", message=message)
         for item in chatter:
