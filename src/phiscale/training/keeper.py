@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 
 from phiscale.nn.network import Network
 from phiscale.preprocess import Preprocess
@@ -17,6 +18,7 @@ from phiscale.training import checkpoints
 from phiscale.training.checkpoints import RunState
 from phiscale.training.ema import EmaCallback
 from phiscale.training.history import EpochRecord, best_epoch, out_of_patience, write_history
+from phiscale.training.ranks import global_sum
 from phiscale.training.task import ClassificationTask
 from phiscale.weights import model_dir
 
@@ -96,9 +98,10 @@ class RunKeeper(pl.Callback):
         record = self._record(pl_module)
         self.history.append(record)
         best = best_epoch(self.history) is record
-        if best:
+        if best and trainer.is_global_zero:
             self._writer.save(self._ema.network if self._ema else pl_module.net, self.run, record)
-        write_history(self._writer.directory, self.history)
+        if trainer.is_global_zero:
+            write_history(self._writer.directory, self.history)
         trainer.save_checkpoint(checkpoints.last_path(self._writer.directory))
         self._on_epoch(record, best)
         if out_of_patience(self.history, self.run.recipe.early_stopping_patience):
@@ -116,6 +119,7 @@ class RunKeeper(pl.Callback):
         validated = self._train_ended > 0
         train_loss, train_top1 = task.train_meter.mean()
         val_loss, val_top1 = task.val_meter.mean() if validated else (None, None)
+        images = float(global_sum(torch.tensor(float(task.train_meter.count))))
         train_seconds = (self._train_ended if validated else now) - self._epoch_began
         return EpochRecord(
             epoch=task.current_epoch + 1,
@@ -125,5 +129,5 @@ class RunKeeper(pl.Callback):
             val_loss=val_loss,
             val_top1=val_top1,
             seconds=now - self._epoch_began,
-            images_per_second=task.train_meter.count / train_seconds,
+            images_per_second=images / train_seconds,
         )

@@ -11,12 +11,14 @@ from torch.nn import functional
 
 from phiscale.data.transforms import normalize
 from phiscale.errors import TrainingError
+from phiscale.nn.layers import set_rows
 from phiscale.nn.network import Network
 from phiscale.preprocess import Preprocess
 from phiscale.training.meter import Meter
 from phiscale.training.mixup import mixup
 from phiscale.training.optim import build_optimizer, lr_factor, parameter_groups, ramp
 from phiscale.training.randomness import seed_step
+from phiscale.training.ranks import RowsOfBatches, global_sum, with_previous
 from phiscale.training.recipe import Recipe
 
 __all__ = ["ClassificationTask"]
@@ -33,14 +35,24 @@ class ClassificationTask(pl.LightningModule):
         recipe: How.
         preprocess: Mean and standard deviation of the images.
         steps_per_epoch: Optimizer steps in an epoch.
+        rows: Which rows of each batch this process has, where several share the batches; None is all.
     """
 
-    def __init__(self, net: Network, *, recipe: Recipe, preprocess: Preprocess, steps_per_epoch: int) -> None:
+    def __init__(
+        self,
+        net: Network,
+        *,
+        recipe: Recipe,
+        preprocess: Preprocess,
+        steps_per_epoch: int,
+        rows: RowsOfBatches | None = None,
+    ) -> None:
         super().__init__()
         self.net = net
         self.recipe = recipe
         self.preprocess = preprocess
         self.steps_per_epoch = steps_per_epoch
+        self.rows = rows
         self.train_meter, self.val_meter = Meter(), Meter()
 
     # -- training ------------------------------------------------------------------------------
@@ -60,16 +72,30 @@ class ClassificationTask(pl.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """One batch: uint8 images (N, C, H, W) and labels (N,). Returns the loss."""
         seed_step(self.recipe.seed, self.current_epoch, batch_idx)
-        images, targets = batch
-        x = self.prepare(images)
-        if (alpha := self.recipe.mixup_alpha) > 0:
-            x, targets = mixup(x, targets, alpha=alpha, num_classes=self.net.spec.num_classes)
+        if self.rows:
+            set_rows(self.net, self.rows(batch_idx))
+        x, targets = self.mixed(*batch)
         logits = self.net(x).float()
         loss = functional.cross_entropy(logits, targets, label_smoothing=self.recipe.label_smoothing)
         self.train_meter.add(loss, logits, targets)
+        if self.rows:
+            loss = loss * self.rows.weight(batch_idx)
         if self.device.type == "cpu" or batch_idx % _GPU_CHECK_EVERY == 0:
-            self.check_finite(loss)
+            # The sum over all processes, so that all of them stop.
+            self.check_finite(global_sum(loss.detach()))
         return loss
+
+    def mixed(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Prepared images and targets, mixed in pairs where the recipe says so."""
+        if self.recipe.mixup_alpha == 0:
+            return self.prepare(images), labels
+        options = {"alpha": self.recipe.mixup_alpha, "num_classes": self.net.spec.num_classes}
+        if self.rows is None:
+            return mixup(self.prepare(images), labels, **options)
+        # An image is mixed with the one before it in the batch, which another process may have.
+        images, labels = with_previous(images, labels)
+        x, targets = mixup(self.prepare(images), labels, **options)
+        return x[1:], targets[1:]
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Set this step's learning rates and clip the gradient."""
