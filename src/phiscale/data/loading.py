@@ -184,9 +184,10 @@ class EpochSampler(Sampler[Key]):
 
 
 class Batches(Sampler[list[Key]]):
-    """Batches of a sampler, or a process's share of each. In training, a last batch of one joins the one before.
+    """Batches of a sampler, or one process's share of each.
 
-    Batch normalisation cannot train on one value per channel.
+    In training, a last batch of one image joins the batch before it: batch normalisation cannot train on one
+    value per channel.
 
     Args:
         sampler: Gives the order, that of all images.

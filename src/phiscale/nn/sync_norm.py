@@ -27,7 +27,7 @@ class _Normalize(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Returns (N, C, H, W) normalised, mean (C,), variance (C,) and the number of values, a scalar."""
-        mean, variance, count = _global_moments(x.float())
+        mean, variance, count = _global_moments(_precise(x))
         inverse = torch.rsqrt(variance + eps)
         y = F.batch_norm(x, mean, variance, weight, bias, training=False, eps=eps)
         ctx.save_for_backward(x, weight, mean, inverse, count)
@@ -38,15 +38,15 @@ class _Normalize(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         """The gradient of batch norm, its two sums over the values of all processes."""
         x, weight, mean, inverse, count = ctx.saved_tensors
-        grad = grads[0].float()
-        centred = x.float() - _spread(mean)
+        grad = _precise(grads[0])
+        centred = _precise(x) - _spread(mean)
         bias_grad = grad.sum(PER_CHANNEL)
         weight_grad = (grad * centred).sum(PER_CHANNEL) * inverse
         sums = torch.stack((bias_grad, weight_grad))
         dist.all_reduce(sums)
         grad_mean, slope = sums / count
         x_grad = (grad - _spread(grad_mean) - centred * _spread(inverse * slope)) * _spread(inverse * weight)
-        # Those of weight and bias are of the own values: averaging gradients over processes is the loop's work.
+        # Of weight and bias, that of the own values: the training loop takes its mean over processes.
         return x_grad.to(x.dtype), weight_grad, bias_grad, None
 
 
@@ -60,7 +60,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         """Normalise x: (N, C, H, W), N > 0. Returns the same shape."""
         if not self.training:
             return super().forward(x)
-        y, mean, variance, count = _Normalize.apply(x, self.weight, self.bias, self.eps)  # type: ignore[no-untyped-call]
+        y, mean, variance, count = _Normalize.apply(x, self.weight, self.bias, self.eps)
         self._track(mean, variance, count)
         return y
 
@@ -121,6 +121,11 @@ def _global_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     mean = (share * means).sum(0)
     variance = (share * (variances + (means - mean) ** 2)).sum(0)
     return mean, variance, count
+
+
+def _precise(x: Tensor) -> Tensor:
+    """Half precision as float32; the rest as it is."""
+    return x if x.dtype is torch.float64 else x.float()
 
 
 def _spread(values: Tensor) -> Tensor:

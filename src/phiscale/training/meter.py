@@ -46,7 +46,7 @@ class Meter:
         self._counts.append(len(labels))
 
     def mean(self) -> tuple[float, float]:
-        """Loss and top-1 in [0, 1], each a mean over the images of all processes; NaN when there were none."""
+        """Loss and top-1 in [0, 1], each a mean over all processes' images; NaN when there were none."""
         sums = torch.zeros(3, dtype=torch.float64)
         if self._counts:
             weights = torch.tensor(self._counts, dtype=torch.float64)

@@ -15,7 +15,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
-from lightning.fabric.plugins.environments import ClusterEnvironment
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -99,7 +99,7 @@ class RowsOfBatches:
         return Rows(first=self.share.of(total).start, total=total)
 
     def weight(self, number: int) -> float:
-        """What the mean loss over the own rows is multiplied by, so that its mean over all processes is the batch's."""
+        """Factor of the own rows' mean loss with which its mean over all processes is that of the batch."""
         total = self._batches.total(number)
         return len(self.share.of(total)) * self.share.count / total
 
@@ -118,7 +118,7 @@ class MeanStatistics(pl.Callback):
         buffers = [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var)]
         kept = [buffer for buffer in buffers if buffer is not None]
         means = global_sum(torch.cat(kept)) / trainer.world_size
-        torch._foreach_copy_(kept, list(means.split([len(buffer) for buffer in kept])))
+        torch._foreach_copy_(kept, list(torch.split(means, [len(buffer) for buffer in kept])))
 
 
 def trainer_options(recipe: Recipe) -> dict[str, Any]:

@@ -89,13 +89,12 @@ class ClassificationTask(pl.LightningModule):
         """Prepared images and targets, mixed in pairs where the recipe says so."""
         if self.recipe.mixup_alpha == 0:
             return self.prepare(images), labels
-        options = {"alpha": self.recipe.mixup_alpha, "num_classes": self.net.spec.num_classes}
-        if self.rows is None:
-            return mixup(self.prepare(images), labels, **options)
-        # An image is mixed with the one before it in the batch, which another process may have.
-        images, labels = with_previous(images, labels)
-        x, targets = mixup(self.prepare(images), labels, **options)
-        return x[1:], targets[1:]
+        if self.rows:
+            # An image is mixed with the one before it in the batch, which another process may have.
+            images, labels = with_previous(images, labels)
+        classes = self.net.spec.num_classes
+        x, targets = mixup(self.prepare(images), labels, alpha=self.recipe.mixup_alpha, num_classes=classes)
+        return (x[1:], targets[1:]) if self.rows else (x, targets)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Set this step's learning rates and clip the gradient."""

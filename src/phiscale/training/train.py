@@ -90,8 +90,8 @@ def train(
 
     Where a process group of `torch.distributed` is open, all its processes call this with the same arguments,
     but for the share of the batches that their loaders have, and train one network together: see
-    `phiscale.training.ranks`. `out` is then a folder that all of them see; the first of them writes. A run goes
-    on with any number of processes.
+    `phiscale.training.ranks`. `out` is then a folder that all of them see; the first of them writes. A run
+    goes on with any number of processes.
 
     Args:
         net: The network, trained in place, where `resume` loads the stored weights first. Dropout and
@@ -285,6 +285,7 @@ def _quiet() -> Iterator[None]:
             r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning 2.6 on torch 2.14
             r"You defined a `validation_step` but have no `val_dataloader`",  # val_loader=None is allowed
             r".*does not have a deterministic implementation",  # we ask for what there is
+            r"`broadcast_buffers` is deprecated",  # torch 2.14's new name for it is not in torch 2.6
         ):
             warnings.filterwarnings("ignore", message=message)
         for item in chatter:
