@@ -24,10 +24,12 @@ def run_together(
     ]
     for process in processes:
         process.start()
-    for process in processes:
+    for process in processes[:1] if fails else processes:
         process.join(timeout=120)
-        process.kill()
     codes = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+        process.join()
     assert codes[0] == 0
     assert fails or codes == [0] * count
 

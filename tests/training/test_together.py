@@ -28,6 +28,7 @@ VARIANTS = {
 
 
 FIRST = next(iter(VARIANTS))
+DIFFERENT = ("adamw", "own norms")
 
 
 class StopError(Exception):
@@ -98,7 +99,7 @@ def difference(one: Path, other: Path) -> float:
 
 @pytest.mark.parametrize(
     ("count", "variant"),
-    [(3, FIRST), *((2, name) for name in VARIANTS if name not in ("adamw", "own norms"))],
+    [(3, FIRST), *((2, name) for name in VARIANTS if name not in DIFFERENT)],
 )
 def test_several_processes_are_one(count: int, variant: str, trained: Path) -> None:
     one, several = trained / "1" / variant, trained / str(count) / variant
