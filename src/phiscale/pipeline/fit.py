@@ -280,7 +280,7 @@ def _train_together(
     resumed = checkpoints.exist(directory) and (directory / HISTORY).exists()
     history = list(read_history(directory)) if resumed else []
 
-    def report(record: EpochRecord) -> None:
+    def say(record: EpochRecord) -> None:
         # After a loss, epochs since the last checkpoint come again.
         history[record.epoch - 1 :] = [record]
         if progress:
@@ -289,8 +289,18 @@ def _train_together(
         if on_epoch:
             on_epoch(record)
 
+    def report(record: EpochRecord) -> None:
+        # A worker may be lost between its checkpoint and its report.
+        if record.epoch - 1 > len(history):
+            for missed in read_history(directory)[len(history) : record.epoch - 1]:
+                say(missed)
+        say(record)
+
     work = partial(_take_part, plan, directory, _network(plan), strict=strict)
-    return together(work, out=directory, on_epoch=report)
+    trained = together(work, out=directory, on_epoch=report)
+    for missed in trained.history[len(history) :]:
+        say(missed)
+    return trained
 
 
 def _take_part(
