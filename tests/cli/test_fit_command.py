@@ -88,3 +88,15 @@ def test_the_demo_makes_what_it_says(tmp_path: Path) -> None:
         with Image.open(tmp_path / "figures" / f"{name}.png") as picture:
             assert min(picture.size) > 300
     assert (tmp_path / "model" / "metrics.json").exists()
+
+
+def test_workers_are_of_a_cluster(images: Path, tmp_path: Path) -> None:
+    def fit(*more: str) -> str:
+        result = RUNNER.invoke(app, ["fit", str(images), "--out", str(tmp_path / "m"), *more])
+        assert result.exit_code == 2
+        return " ".join(result.output.replace("│", " ").split())
+
+    assert "--workers is how many processes train together and goes with --ray" in fit("--workers", "2")
+    assert "go with --ray" in fit("--gpus-per-worker", "1")
+    assert "--ray needs --workers" in fit("--ray", "auto")
+    assert not (tmp_path / "m").exists()

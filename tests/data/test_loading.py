@@ -9,7 +9,7 @@ from torch import Tensor
 
 from malformed import picture
 from phiscale.data.augment import Augment, TrainTransform
-from phiscale.data.loading import EpochSampler, ImageDataset, make_loader
+from phiscale.data.loading import Batches, EpochSampler, ImageDataset, Share, make_loader
 from phiscale.data.sources import ImageSource, open_source
 from phiscale.data.transforms import EvalTransform
 from phiscale.errors import DataError
@@ -265,3 +265,36 @@ def test_images_of_every_mode(tmp_path: Path) -> None:
     (images, labels), *_ = epochs(source, (0,), batch_size=6)
     assert images.shape == (6, 3, 16, 16)
     assert sorted(labels.tolist()) == [0, 0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+@pytest.mark.parametrize(
+    ("size", "batch_size", "shuffle", "drop_last"),
+    [
+        (23, 5, True, True),
+        (21, 5, True, False),
+        (23, 5, False, False),
+        (21, 5, False, False),
+        (5, 8, True, True),
+    ],
+)
+def test_shares_make_up_the_batches(
+    count: int, size: int, batch_size: int, shuffle: bool, drop_last: bool
+) -> None:
+    def batches(share: Share | None) -> Batches:
+        sampler = EpochSampler(size, shuffle=shuffle, seed=3)
+        sampler.set_epoch(2)
+        return Batches(sampler, batch_size, drop_last=drop_last, share=share)
+
+    whole = list(batches(None))
+    shares = [batches(Share(rank=rank, count=count)) for rank in range(count)]
+    parts = [list(share) for share in shares]
+    assert [len(share) for share in shares] == [len(part) for part in parts]
+    assert [shares[0].total(number) for number in range(len(whole))] == [len(batch) for batch in whole]
+    for number, batch in enumerate(whole):
+        pieces = [part[number] for part in parts if number < len(part)]
+        assert [key for piece in pieces for key in piece] == batch
+        assert all(pieces)
+    if shuffle:
+        sizes = [len(piece) for part in parts for piece in part[:-1]]
+        assert not sizes or max(sizes) - min(sizes) <= 1

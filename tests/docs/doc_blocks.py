@@ -132,9 +132,10 @@ SHORT_SEARCHES = {
 
 def shortened(command: str) -> str:
     """A `fit` that begins gets settings of two epochs, a search the smallest of all; the rest stays."""
+    # There is no cluster here.
+    command = re.sub(r" --workers \d+ --ray auto| --ray auto| --gpus-per-(trial|worker) \S+", "", command)
     if command.startswith("phiscale fit ") and "--resume" not in command:
         return f"{command} {SHORT}"
-    command = re.sub(r" --ray auto| --gpus-per-trial \S+", "", command)  # there is no cluster here
     for kind, settings in SHORT_SEARCHES.items():
         if command.startswith(f"phiscale search {kind} "):
             return f"{command} {settings}"

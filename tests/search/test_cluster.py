@@ -12,15 +12,16 @@ from typing import Any
 
 import pytest
 from made_up import SMALL, Deadly, Hill, OneFails, Slow
-from ray_machines import MEMORY, clear_up, importable
 
-import phiscale.cluster
+import phiscale.cluster.connection
+import phiscale.cluster.trials
 from phiscale.cluster import RayBackend
 from phiscale.errors import MissingDependencyError, TrainingError
 from phiscale.search.objective import Report, Score, Trial
 from phiscale.search.runner import run_trials
 from phiscale.search.store import TrialStore
 from phiscale.spec import NetworkSpec
+from ray_machines import MEMORY, clear_up, importable
 
 # Ray leaves sockets and log files to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning")
@@ -113,8 +114,9 @@ def test_a_trial_that_no_machine_has_room_for(here: RayBackend) -> None:
 def test_a_cluster_without_machines_is_given_up(
     here: RayBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, seconds in (("LOOK", 0.05), ("PATIENCE", 0.2), ("GRACE", 0.1)):
-        monkeypatch.setattr(phiscale.cluster, name, seconds)
+    for name, seconds in (("LOOK", 0.05), ("PATIENCE", 0.2)):
+        monkeypatch.setattr(phiscale.cluster.connection, name, seconds)
+    monkeypatch.setattr(phiscale.cluster.trials, "GRACE", 0.1)
     with_room = iter([2, 2])  # when it begins, and before it sends
 
     class Vanishing(RayBackend):
@@ -127,7 +129,7 @@ def test_a_cluster_without_machines_is_given_up(
 
 
 def test_a_machine_with_other_versions_is_refused(here: RayBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(phiscale.cluster, "_versions", lambda: {"phiscale": "9.9"})
+    monkeypatch.setattr(phiscale.cluster.trials, "versions", lambda: {"phiscale": "9.9"})
     with pytest.raises(TrainingError, match=r"versions on .* are phiscale .*; those of the search are .*9"):
         list(here(TRIALS, HILL))
 

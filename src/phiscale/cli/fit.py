@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +20,7 @@ from phiscale.cli.options import (
     Macs,
     Params,
     Precision,
+    Ray,
     Resize,
     Rule,
     Runtime,
@@ -34,6 +37,7 @@ from phiscale.cli.timing import latency_limit, make_meter
 from phiscale.cli.units import format_bytes, format_count, format_duration
 
 if TYPE_CHECKING:
+    from phiscale.cluster import RayTraining
     from phiscale.data.scan import Finding, ScanReport
     from phiscale.pipeline import FitPlan, FitResult
 
@@ -80,7 +84,16 @@ def fit(
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate per 256 images.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that load images.")] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="With --ray: processes that train together. (Those that load images: --set workers=N.)",
+            min=1,
+        ),
+    ] = None,
+    ray: Ray = None,
+    cpus_per_worker: Annotated[int, typer.Option(help="With --ray: cores for each worker.", min=1)] = 1,
+    gpus_per_worker: Annotated[int, typer.Option(help="With --ray: GPUs for each worker.", min=0, max=1)] = 0,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     val_fraction: Annotated[
         float, typer.Option(help="Share held out to choose the best epoch, where there is no val split.")
@@ -96,8 +109,9 @@ def fit(
     """Train the network that fits your images and your budget, and measure it.
 
     Scans the images, solves the budget, says what it chose and why, trains, and evaluates. Ctrl-C
-    stops cleanly; the same command with --resume goes on.
+    stops cleanly; the same command with --resume goes on, on a cluster with any number of workers.
     """
+    place = _place(workers, ray, cpus_per_worker, gpus_per_worker)
     from phiscale.pipeline import plan_fit, run
     from phiscale.pipeline.plan import read_plan
 
@@ -105,12 +119,13 @@ def fit(
         "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
-        "workers": workers,
         "seed": seed,
     }
     if resume:
         plan = read_plan(out)
-        console(stderr=True).print(f"resumes the run in {out} as it was begun; only --out and --strict count")
+        console(stderr=True).print(
+            f"resumes the run in {out} as it was begun; only --out, --strict and where to train count"
+        )
     else:
         limit = latency_limit(latency_ms, images_per_second, latency_batch_size)
         meter = None
@@ -135,13 +150,58 @@ def fit(
             )
     if not json:
         print_plan(plan)
-    result = run(plan, out, resume=resume, overwrite=overwrite, strict=strict, progress=not json)
+    with _connected(place) as together:
+        result = run(
+            plan,
+            out,
+            resume=resume,
+            overwrite=overwrite,
+            strict=strict,
+            progress=not json,
+            together=together,
+        )
     if json:
         print_json(_as_dict(result))
     else:
         print_result(result)
     if result.training.interrupted:
         raise typer.Exit(INTERRUPTED)
+
+
+def _place(
+    workers: int | None, ray: str | None, cpus_per_worker: int, gpus_per_worker: int
+) -> RayTraining | None:
+    """Where to train, as the options say; None is this process."""
+    if ray is None:
+        if workers is not None:
+            raise typer.BadParameter(
+                "--workers is how many processes train together and goes with --ray, such as --ray local; "
+                "processes that load images are --set workers=N"
+            )
+        if (cpus_per_worker, gpus_per_worker) != (1, 0):
+            raise typer.BadParameter("--cpus-per-worker and --gpus-per-worker go with --ray")
+        return None
+    if workers is None:
+        raise typer.BadParameter("--ray needs --workers, how many processes train together")
+    from phiscale.cluster import RayTraining
+
+    return RayTraining(ray, workers=workers, cpus_per_worker=cpus_per_worker, gpus_per_worker=gpus_per_worker)
+
+
+@contextmanager
+def _connected(place: RayTraining | None) -> Iterator[RayTraining | None]:
+    """Connect to a cluster for the block; there, Ctrl-C ends the workers at once."""
+    if place is None:
+        yield None
+        return
+    try:
+        with place:
+            yield place
+    except KeyboardInterrupt:
+        console(stderr=True).print(
+            "stopped; the last checkpoint is in place: run the same again with --resume to go on"
+        )
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def print_plan(plan: FitPlan) -> None:

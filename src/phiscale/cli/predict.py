@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from functools import partial
 from itertools import chain, islice
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from phiscale.deploy.predictor import Prediction, Predictor
 
 __all__ = ["predict"]
+
+Answer = Callable[..., Iterator["Prediction"]]
 
 _HUB = "hf://"
 
@@ -114,6 +117,14 @@ def predict(
         ),
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Predict on a Ray cluster: auto for the one this machine is in, HOST:PORT, or local to "
+            "start one. Its machines see model and images at the same paths.",
+        ),
+    ] = None,
 ) -> None:
     """Say what is in images, row by row. An image that cannot be read has its error in its row.
 
@@ -128,12 +139,14 @@ def predict(
     # Whoever sends paths one by one waits for each answer, and not for the next path.
     expected, paths = (0, paths) if "-" in images else _look_ahead(paths)
     predictor = _open(directory, model, weights, runtime)
+    open_model = partial(_open, _findable(directory), _findable(model), _findable(weights), runtime)
     options = {"top_k": min(top_k, len(predictor.classes)), "batch_size": batch_size, "exact": exact}
     try:
-        if output is None:
-            count = _print(predictor, paths, chosen, options, expected)
-        else:
-            count = _write(predictor, paths, chosen, options, expected, output)
+        with _place(ray, predictor, open_model, expected) as answer:
+            if output is None:
+                count = _print(answer, paths, chosen, options)
+            else:
+                count = _write(answer, paths, chosen, options, output, run=_describe(predictor, options))
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
     _conclude(count, output, predictor)
@@ -147,13 +160,30 @@ def _look_ahead(paths: Iterator[str]) -> tuple[int, Iterator[str]]:
     return len(first), chain(first, paths)
 
 
-def _print(
-    predictor: Predictor, paths: Iterable[str], chosen: Format, options: dict[str, Any], expected: int
-) -> _Count:
+@contextmanager
+def _place(
+    ray: str | None, predictor: Predictor, open_model: Callable[[], Predictor], expected: int
+) -> Iterator[Answer]:
+    """What answers: this process, or a cluster that is connected for the block."""
+    if ray is None:
+        yield partial(predictor.stream, expected=expected)
+        return
+    from phiscale.cluster import RayPrediction
+
+    with RayPrediction(ray) as cluster:
+        yield partial(cluster.stream, open_model, predictor)
+
+
+def _findable(name: str | None) -> str | None:
+    """A path so that it is found from any working directory; other names stay."""
+    return str(Path(name).absolute()) if name and Path(name).exists() else name
+
+
+def _print(answer: Answer, paths: Iterable[str], chosen: Format, options: dict[str, Any]) -> _Count:
     from phiscale.deploy.rows import FORMATS
 
     count = _Count(show=sys.stderr.isatty() and not sys.stdout.isatty())
-    rows = count.over(predictor.stream(paths, expected=expected, **options))
+    rows = count.over(answer(paths, **options))
     for text in FORMATS[chosen.value](rows, options["top_k"]):
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -161,27 +191,26 @@ def _print(
 
 
 def _write(
-    predictor: Predictor,
+    answer: Answer,
     paths: Iterable[str],
     chosen: Format,
     options: dict[str, Any],
-    expected: int,
     output: Path,
+    *,
+    run: dict[str, Any],
 ) -> _Count:
     """Write into a file; go on with a broken run where there is one."""
     from phiscale.deploy.results_file import ResultsFile
     from phiscale.deploy.rows import write_parquet, write_text
 
     write = write_parquet if chosen is Format.PARQUET else partial(write_text, format=chosen.value)
-    run = _describe(predictor, options)
     with ResultsFile(output, run=run, batch_size=options["batch_size"]) as results:
         remaining = results.remaining(paths)
         if results.total:
             typer.echo(f"going on after {results.total} rows in {results.part}", err=True)
         count = _Count(show=sys.stderr.isatty(), total=results.total, failed=results.failed)
         try:
-            rows = predictor.stream(remaining, start=results.total, expected=expected, **options)
-            for prediction in count.over(rows):
+            for prediction in count.over(answer(remaining, start=results.total, **options)):
                 results.add(prediction)
             results.finish(partial(write, top_k=options["top_k"]))
         except KeyboardInterrupt:

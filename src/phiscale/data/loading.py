@@ -1,7 +1,8 @@
 """Images as batches, the same ones for the same seed: whatever the number of workers, wherever a run starts.
 
 Which images make up a batch is a function of (seed, epoch); what augmentation does to an image is a
-function of (seed, epoch, index). torch's global generator is neither read nor moved.
+function of (seed, epoch, index). torch's global generator is neither read nor moved. Processes that train
+together have the batches of one, each its `Share` of every batch.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +25,7 @@ from phiscale.data.sources import ImageRecord, ImageSource
 from phiscale.data.transforms import ImageTransform
 from phiscale.errors import DataError
 
-__all__ = ["EpochSampler", "ImageDataset", "OnError", "make_loader"]
+__all__ = ["Batches", "EpochSampler", "ImageDataset", "Key", "OnError", "Share", "make_loader"]
 
 OnError = Literal["skip", "raise"]
 Key = tuple[int, int]
@@ -33,6 +35,28 @@ _log = logging.getLogger(__name__)
 
 # A replacement that fails, too, is replaced again, up to this often: by then most of the data is gone.
 _MAX_REPLACEMENTS = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """The part of every batch that is one process's, where several train or validate together.
+
+    Attributes:
+        rank: Which process, from 0.
+        count: How many there are.
+    """
+
+    rank: int = 0
+    count: int = 1
+
+    def of(self, total: int) -> range:
+        """The positions of a batch of `total` images that are this process's, without a gap or an overlap.
+
+        Examples:
+            >>> [list(Share(rank=rank, count=3).of(7)) for rank in range(3)]
+            [[0, 1], [2, 3], [4, 5, 6]]
+        """
+        return range(total * self.rank // self.count, total * (self.rank + 1) // self.count)
 
 
 class ImageDataset(Dataset[Sample]):
@@ -170,16 +194,26 @@ class EpochSampler(Sampler[Key]):
             yield epoch, index
 
 
-class _Batches(Sampler[list[Key]]):
-    """Batches of a sampler. In training, a last batch of one joins the batch before it.
+class Batches(Sampler[list[Key]]):
+    """Batches of a sampler, or one process's share of each.
 
-    Batch normalisation cannot train on one value per channel.
+    In training, a last batch of one image joins the batch before it: batch normalisation cannot train on one
+    value per channel.
+
+    Args:
+        sampler: Gives the order, that of all images.
+        batch_size: Images in a batch, those of all processes together.
+        drop_last: Leave out a last batch that is not full, unless it is the only one.
+        share: Which part of each batch to give; a batch too small for it to have an image is passed over.
     """
 
-    def __init__(self, sampler: EpochSampler, batch_size: int, *, drop_last: bool) -> None:
+    def __init__(
+        self, sampler: EpochSampler, batch_size: int, *, drop_last: bool, share: Share | None = None
+    ) -> None:
         self.sampler = sampler
         self.batch_size = batch_size
         self.drop_last = drop_last
+        self.share = share or Share()
         whole, rest = divmod(len(sampler), batch_size)
         if drop_last or (rest == 1 and sampler.shuffle):
             rest = 0
@@ -193,17 +227,24 @@ class _Batches(Sampler[list[Key]]):
         self._first = batches
 
     def __len__(self) -> int:
-        return self.number
+        # Only the last batch can be too small.
+        return self.number - (len(self.share.of(self.total(self.number - 1))) == 0)
 
     def __iter__(self) -> Iterator[list[Key]]:
         # A generator, so that all this is done at the first batch: before the iterator that it uses, a
         # DataLoader with workers makes another one.
         keys = list(self.sampler)
         first, self._first = self._first, 0
-        for number in range(first, self.number):
-            last = number == self.number - 1
-            end = len(keys) if last and self.merges else (number + 1) * self.batch_size
-            yield keys[number * self.batch_size : end]
+        for number in range(first, len(self)):
+            begin = number * self.batch_size
+            yield [keys[begin + position] for position in self.share.of(self.total(number))]
+
+    def total(self, number: int) -> int:
+        """Images in a batch, those of all processes together."""
+        left = len(self.sampler) - number * self.batch_size
+        if number == self.number - 1 and self.merges:
+            return left
+        return min(left, self.batch_size)
 
 
 class _Loader(DataLoader[Any]):
@@ -240,6 +281,7 @@ def make_loader(
     cache_limit: int | None = None,
     on_error: OnError = "skip",
     exact_decode: bool = False,
+    share: Share | None = None,
 ) -> DataLoader[Any]:
     """A loader of batches (images, labels): uint8 (N, C, H, W) and int64 (N,).
 
@@ -251,7 +293,7 @@ def make_loader(
         source: Reads the images.
         records: The images.
         transform: `TrainTransform` or `EvalTransform`.
-        batch_size: Images per batch.
+        batch_size: Images per batch, those of all processes together.
         shuffle: True in training. A last batch of one then joins the batch before it.
         seed: Decides order and augmentation.
         workers: Processes that load; 0 loads in this one.
@@ -261,6 +303,7 @@ def make_loader(
         cache_limit: Most bytes of decoded pixels.
         on_error: See `ImageDataset`.
         exact_decode: See `ImageDataset`.
+        share: Load only this part of each batch, where several processes share it; None is all of it.
 
     Raises:
         DataError: There are no records, a number is out of range, or the cache does not fit.
@@ -278,7 +321,7 @@ def make_loader(
     sampler = EpochSampler(len(dataset), shuffle=shuffle, seed=seed)
     return _Loader(
         dataset,
-        batch_sampler=_Batches(sampler, batch_size, drop_last=drop_last),
+        batch_sampler=Batches(sampler, batch_size, drop_last=drop_last, share=share),
         num_workers=workers,
         collate_fn=_collate,
         persistent_workers=workers > 0,

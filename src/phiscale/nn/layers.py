@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,14 +18,17 @@ __all__ = [
     "Conv2dSame",
     "ConvNormAct",
     "DropPath",
+    "Dropout",
     "HardSwish",
     "LayerOptions",
     "MaxPool2dSame",
     "ReLU6",
+    "Rows",
     "SqueezeExcite",
     "Swish",
     "make_activation",
     "pad_same",
+    "set_rows",
 ]
 
 Pair = int | tuple[int, int]
@@ -272,14 +276,46 @@ def make_activation(name: Activation, *, inplace: bool = False) -> nn.Module:
     return ACTIVATIONS[name](inplace=inplace)
 
 
+class Rows(NamedTuple):
+    """Which rows of a batch this process has, where several processes share the batch.
+
+    Attributes:
+        first: Position of its first image in the whole batch.
+        total: Images in the whole batch.
+    """
+
+    first: int
+    total: int
+
+
+class Dropout(nn.Dropout):
+    """Dropout that can be told which rows of a larger batch its input is, see `set_rows`.
+
+    It then draws for the whole batch and takes its rows, so that all processes together drop what one
+    process would with the same generator.
+    """
+
+    rows: Rows | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop values of x: (N, ...). Returns the same shape."""
+        if self.rows is None or not self.training:
+            return super().forward(x)
+        mask = F.dropout(x.new_ones((self.rows.total, *x.shape[1:])), self.p, True)
+        return x * mask[self.rows.first : self.rows.first + len(x)]
+
+
 class DropPath(nn.Module):
     """Drop the whole branch of a sample with probability `rate` ("drop connect" in the authors' code).
 
-    What is kept is divided by 1 - rate, so the expectation stays. Active in train mode only.
+    What is kept is divided by 1 - rate, so the expectation stays. Active in train mode only. Like `Dropout`,
+    it can be told which rows of a larger batch its input is.
 
     Raises:
         SpecError: `rate` is outside [0, 1).
     """
+
+    rows: Rows | None = None
 
     def __init__(self, rate: float = 0.0) -> None:
         super().__init__()
@@ -292,12 +328,22 @@ class DropPath(nn.Module):
         if not self.training or self.rate == 0.0:
             return x
         keep = 1.0 - self.rate
-        mask = x.new_empty((x.shape[0],) + (1,) * (x.dim() - 1)).bernoulli_(keep)
+        count = x.shape[0] if self.rows is None else self.rows.total
+        mask = x.new_empty((count,) + (1,) * (x.dim() - 1)).bernoulli_(keep)
+        if self.rows is not None:
+            mask = mask[self.rows.first : self.rows.first + x.shape[0]]
         return x * mask.div_(keep)
 
     def extra_repr(self) -> str:
         """The rate."""
         return f"rate={self.rate:.4g}"
+
+
+def set_rows(net: nn.Module, rows: Rows | None) -> None:
+    """Tell the random layers of a network which rows of the whole batch they get; None = all of them."""
+    for module in net.modules():
+        if isinstance(module, Dropout | DropPath):
+            module.rows = rows
 
 
 def make_conv(

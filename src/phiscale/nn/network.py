@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from phiscale.errors import ShapeError
 from phiscale.families import get_spec
 from phiscale.nn.blocks import make_block
-from phiscale.nn.layers import ConvNormAct, LayerOptions, MaxPool2dSame
+from phiscale.nn.layers import ConvNormAct, Dropout, LayerOptions, MaxPool2dSame
 from phiscale.spec import Activation, NetworkSpec, Padding, as_size
 
 Contexts = tuple[AbstractContextManager[Any], AbstractContextManager[Any]]
@@ -57,7 +57,7 @@ class Network(nn.Module):
             if spec.head
             else nn.Identity()
         )
-        self.dropout = nn.Dropout(spec.dropout)
+        self.dropout = Dropout(spec.dropout)
         self.classifier = _make_classifier(spec)
         self.apply(init_weights)
         # One convolution with channels_last weights is enough for the whole network to run in that

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import socket
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -19,22 +22,45 @@ from phiscale.evaluation.evaluate import evaluate
 from phiscale.evaluation.results import Evaluation
 from phiscale.nn.network import Network, build_network
 from phiscale.nn.recalibrate import recalibrate_norms
-from phiscale.pipeline.plan import FitPlan, plan_fit, read_plan
+from phiscale.pipeline.plan import PLAN, FitPlan, plan_fit, read_plan
 from phiscale.preprocess import ResizeMode
 from phiscale.scaling.budget import Budget
 from phiscale.scaling.compound import RULES, CompoundRule
 from phiscale.spec import NetworkSpec
 from phiscale.training import checkpoints
-from phiscale.training.history import EpochRecord
+from phiscale.training.history import HISTORY, EpochRecord, best_epoch, read_history
+from phiscale.training.progress import describe
+from phiscale.training.ranks import my_share
 from phiscale.training.recipe import Recipe
 from phiscale.training.train import TrainResult, train
 from phiscale.weights.load import load_weights
 from phiscale.weights.warm_start import WARM_STARTS
 
-__all__ = ["FitResult", "fit", "run"]
+__all__ = ["FitResult", "OnEpoch", "Together", "fit", "run"]
 
 RECALIBRATION_IMAGES = 512
 RECALIBRATION_BATCH = 64
+
+OnEpoch = Callable[[EpochRecord], None]
+
+
+class Together(Protocol):
+    """Has several processes do one training, such as `phiscale.cluster.RayTraining`."""
+
+    def __call__(
+        self, work: Callable[[OnEpoch], TrainResult], *, out: Path, on_epoch: OnEpoch
+    ) -> TrainResult:
+        """Call `work` in each process of one group of `torch.distributed`, and again in all after a loss.
+
+        Args:
+            work: Gets what is to be called after each epoch.
+            out: The model directory.
+            on_epoch: Called in this process after each epoch.
+
+        Returns:
+            What `work` gave in the first process.
+        """
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +98,7 @@ def fit(
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
+    together: Together | None = None,
 ) -> Path:
     """Train the network that fits your images and your budget.
 
@@ -104,6 +131,8 @@ def fit(
         resume: Go on with the run in `out`; the other arguments are then those it was begun with.
         overwrite: Whether a run in `out` may be thrown away.
         progress: Whether to draw a progress bar.
+        together: Trains on several processes, which all see `images` and `out`; None trains in this one. A
+            run goes on with any number of them.
 
     Returns:
         The model directory. After Ctrl-C it holds the best network so far; `resume` goes on.
@@ -133,7 +162,15 @@ def fit(
             split_file=split_file,
             strict=strict,
         )
-    return run(plan, out, resume=resume, overwrite=overwrite, strict=strict, progress=progress).directory
+    return run(
+        plan,
+        out,
+        resume=resume,
+        overwrite=overwrite,
+        strict=strict,
+        progress=progress,
+        together=together,
+    ).directory
 
 
 def run(
@@ -144,7 +181,8 @@ def run(
     overwrite: bool = False,
     strict: bool = False,
     progress: bool = True,
-    on_epoch: Callable[[EpochRecord], None] | None = None,
+    on_epoch: OnEpoch | None = None,
+    together: Together | None = None,
 ) -> FitResult:
     """Train and measure what a plan says.
 
@@ -156,6 +194,7 @@ def run(
         strict: Whether an image that fails during training is an error.
         progress: Whether to draw a progress bar.
         on_epoch: Called after each epoch.
+        together: Trains on several processes; None trains in this one.
 
     Raises:
         TrainingError: Training cannot start, go on, or be resumed.
@@ -166,7 +205,35 @@ def run(
             raise TrainingError(
                 f"{directory} holds a run already; go on with resume, or choose another directory"
             )
+        if together:
+            # Here, and not where workers begin: they may begin again in the midst of the run.
+            checkpoints.clear(directory)
         plan.write(directory)
+    if together:
+        trained = _train_together(
+            together, plan, directory.absolute(), strict=strict, progress=progress, on_epoch=on_epoch
+        )
+    else:
+        trained = _train(
+            plan,
+            directory,
+            _network(plan),
+            resume=resume,
+            overwrite=overwrite,
+            strict=strict,
+            progress=progress,
+            on_epoch=on_epoch,
+        )
+    measurable = not trained.interrupted and (source.split("val") or source.split("test"))
+    evaluation = (
+        evaluate(directory, plan.images, batch_size=recipe.batch_size, strict=strict) if measurable else None
+    )
+    return FitResult(directory=directory, training=trained, evaluation=evaluation)
+
+
+def _train(plan: FitPlan, directory: Path, net: Network, *, strict: bool, **options: Any) -> TrainResult:
+    """Train in this process, alone or with the others of its group; options go to `train`."""
+    source, recipe = plan.source, plan.recipe
     loading: dict[str, Any] = {
         "batch_size": recipe.batch_size,
         "seed": recipe.seed,
@@ -174,6 +241,7 @@ def run(
         "cache": recipe.cache,
         "exact_decode": recipe.exact_decode,
         "on_error": "raise" if strict else "skip",
+        "share": my_share(),
     }
     train_loader = make_loader(
         source,
@@ -187,8 +255,8 @@ def run(
     val_loader = (
         make_loader(source, val, EvalTransform(plan.preprocess), shuffle=False, **loading) if val else None
     )
-    trained = train(
-        _network(plan),
+    return train(
+        net,
         train_loader,
         val_loader,
         recipe=recipe,
@@ -196,16 +264,57 @@ def run(
         classes=source.classes,
         preprocess=plan.preprocess,
         provenance=_provenance(plan),
-        resume=resume,
-        overwrite=overwrite,
-        progress=progress,
-        on_epoch=on_epoch,
+        **options,
     )
-    measurable = not trained.interrupted and (val or source.split("test"))
-    evaluation = (
-        evaluate(directory, plan.images, batch_size=recipe.batch_size, strict=strict) if measurable else None
-    )
-    return FitResult(directory=directory, training=trained, evaluation=evaluation)
+
+
+def _train_together(
+    together: Together,
+    plan: FitPlan,
+    directory: Path,
+    *,
+    strict: bool,
+    progress: bool,
+    on_epoch: OnEpoch | None,
+) -> TrainResult:
+    """Train in several processes, and say in this one how far they are."""
+    resumed = checkpoints.exist(directory) and (directory / HISTORY).exists()
+    history = list(read_history(directory)) if resumed else []
+
+    def say(record: EpochRecord) -> None:
+        # After a loss, epochs since the last checkpoint come again.
+        history[record.epoch - 1 :] = [record]
+        if progress:
+            best = best_epoch(history) is record
+            print(describe(record, epochs=plan.recipe.epochs, best=best), file=sys.stderr, flush=True)
+        if on_epoch:
+            on_epoch(record)
+
+    def report(record: EpochRecord) -> None:
+        # A worker may be lost between its checkpoint and its report.
+        if record.epoch - 1 > len(history):
+            for missed in read_history(directory)[len(history) : record.epoch - 1]:
+                say(missed)
+        say(record)
+
+    work = partial(_take_part, plan, directory, _network(plan), strict=strict)
+    trained = together(work, out=directory, on_epoch=report)
+    for missed in trained.history[len(history) :]:
+        say(missed)
+    return trained
+
+
+def _take_part(
+    plan: FitPlan, directory: Path, net: Network, on_epoch: OnEpoch, *, strict: bool
+) -> TrainResult:
+    """One process's part in a training; goes on from the last checkpoint where there is one."""
+    if not (directory / PLAN).exists():
+        raise TrainingError(
+            f"{socket.gethostname()} does not see {directory}; put the model directory into a folder that "
+            "all machines share at the same path"
+        )
+    resume = checkpoints.exist(directory)
+    return _train(plan, directory, net, strict=strict, resume=resume, progress=False, on_epoch=on_epoch)
 
 
 def _network(plan: FitPlan) -> Network:

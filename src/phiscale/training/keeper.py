@@ -22,6 +22,7 @@ from phiscale.training.checkpoints import EpochPart, RunState
 from phiscale.training.clock import StepClock
 from phiscale.training.ema import EmaCallback
 from phiscale.training.history import EpochRecord, best_epoch, out_of_patience, write_history
+from phiscale.training.ranks import global_sum
 from phiscale.training.signals import StopSignals
 from phiscale.training.task import ClassificationTask
 from phiscale.weights import model_dir
@@ -148,9 +149,10 @@ class RunKeeper(pl.Callback):
         self.history.append(record)
         self._batches = 0
         best = best_epoch(self.history) is record
-        if best:
+        if best and trainer.is_global_zero:
             self._writer.save(self._ema.network if self._ema else pl_module.net, self.run, record)
-        write_history(self._writer.directory, self.history)
+        if trainer.is_global_zero:
+            write_history(self._writer.directory, self.history)
         self._store(trainer)
         self._on_epoch(record, best)
         if out_of_patience(self.history, self.run.recipe.early_stopping_patience):
@@ -178,6 +180,7 @@ class RunKeeper(pl.Callback):
         validated = self._train_ended > 0
         train_loss, train_top1 = task.train_meter.mean()
         val_loss, val_top1 = task.val_meter.mean() if validated else (None, None)
+        images = float(global_sum(torch.tensor(float(task.train_meter.count))))
         train_seconds = (self._train_ended if validated else now) - self._epoch_began
         seconds = now - self._epoch_began
         return EpochRecord(
@@ -188,7 +191,7 @@ class RunKeeper(pl.Callback):
             val_loss=val_loss,
             val_top1=val_top1,
             seconds=seconds,
-            images_per_second=task.train_meter.count / train_seconds,
+            images_per_second=images / train_seconds,
             input_share=self._clock.input_seconds / seconds,
             step_share=self._clock.step_seconds / seconds,
         )

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from phiscale.training.ranks import global_sum
+
 __all__ = ["Meter"]
 
 
@@ -21,7 +23,7 @@ class Meter:
 
     @property
     def count(self) -> int:
-        """Images seen."""
+        """Images seen by this process."""
         return sum(self._counts)
 
     @property
@@ -65,11 +67,12 @@ class Meter:
             self._counts = list(state["counts"])
 
     def mean(self) -> tuple[float, float]:
-        """Loss and top-1 in [0, 1], each a mean over all images; NaN when there were none."""
-        if not self._counts:
-            return float("nan"), float("nan")
-        weights = torch.tensor(self._counts, dtype=torch.float64)
-        losses = torch.stack(self._losses).cpu().double()
-        right = torch.stack(self._right).sum().item()
-        total = weights.sum().item()
-        return float((losses * weights).sum().item() / total), float(right / total)
+        """Loss and top-1 in [0, 1], each a mean over all processes' images; NaN when there were none."""
+        sums = torch.zeros(3, dtype=torch.float64)
+        if self._counts:
+            weights = torch.tensor(self._counts, dtype=torch.float64)
+            losses = torch.stack(self._losses).cpu().double()
+            right = torch.stack(self._right).sum().cpu()
+            sums = torch.stack(((losses * weights).sum(), right.double(), weights.sum()))
+        loss, top1, total = global_sum(sums).tolist()
+        return (loss / total, top1 / total) if total else (float("nan"), float("nan"))

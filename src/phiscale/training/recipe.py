@@ -72,7 +72,7 @@ class Recipe:
     """
 
     epochs: Annotated[int, "Passes over the training images."] = 30
-    batch_size: Annotated[int, "Images per step."] = 128
+    batch_size: Annotated[int, "Images per step, those of all workers together."] = 128
     accumulate: Annotated[int, "Batches whose gradients are added up for one step of the optimizer."] = 1
 
     optimizer: Annotated[Optimizer, "adamw, sgd, or rmsprop_tf: TensorFlow's RMSProp, the paper's."] = "adamw"
@@ -103,6 +103,9 @@ class Recipe:
     norm_momentum: Annotated[
         float | None, "Weight of a new batch in the norms' running statistics; none = the network's own."
     ] = None
+    sync_batch_norm: Annotated[
+        bool, "With several workers: norms see the whole batch, as one worker does; false is faster."
+    ] = True
 
     freeze_epochs: Annotated[int, "First epochs, in which only the classifier trains (fine-tuning)."] = 0
     early_stopping_patience: Annotated[

@@ -11,12 +11,14 @@ from torch.nn import functional
 
 from phiscale.data.transforms import normalize
 from phiscale.errors import TrainingError
+from phiscale.nn.layers import set_rows
 from phiscale.nn.network import Network
 from phiscale.preprocess import Preprocess
 from phiscale.training.meter import Meter
 from phiscale.training.mixup import mixup
 from phiscale.training.optim import build_optimizer, lr_factor, parameter_groups, ramp
 from phiscale.training.randomness import seed_step
+from phiscale.training.ranks import RowsOfBatches, global_sum, my_share, with_previous
 from phiscale.training.recipe import Recipe
 
 __all__ = ["ClassificationTask"]
@@ -33,14 +35,24 @@ class ClassificationTask(pl.LightningModule):
         recipe: How.
         preprocess: Mean and standard deviation of the images.
         steps_per_epoch: Optimizer steps in an epoch.
+        rows: Which rows of each batch this process has, where several share the batches; None is all.
     """
 
-    def __init__(self, net: Network, *, recipe: Recipe, preprocess: Preprocess, steps_per_epoch: int) -> None:
+    def __init__(
+        self,
+        net: Network,
+        *,
+        recipe: Recipe,
+        preprocess: Preprocess,
+        steps_per_epoch: int,
+        rows: RowsOfBatches | None = None,
+    ) -> None:
         super().__init__()
         self.net = net
         self.recipe = recipe
         self.preprocess = preprocess
         self.steps_per_epoch = steps_per_epoch
+        self.rows = rows
         self.train_meter, self.val_meter = Meter(), Meter()
         self._stored_meter: dict[str, Any] = {}
 
@@ -56,7 +68,8 @@ class ClassificationTask(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """Make ready to go on within an epoch, of which `on_train_epoch_start` is not called again."""
-        self.train_meter.restore(self._stored_meter, self.device)
+        if my_share().rank == 0:  # with several, the sum over all of them counts
+            self.train_meter.restore(self._stored_meter, self.device)
         self.set_frozen(self.current_epoch < self.recipe.freeze_epochs)
 
     def on_train_epoch_start(self) -> None:
@@ -74,16 +87,29 @@ class ClassificationTask(pl.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """One batch: uint8 images (N, C, H, W) and labels (N,). Returns the loss."""
         seed_step(self.recipe.seed, self.current_epoch, batch_idx)
-        images, targets = batch
-        x = self.prepare(images)
-        if (alpha := self.recipe.mixup_alpha) > 0:
-            x, targets = mixup(x, targets, alpha=alpha, num_classes=self.net.spec.num_classes)
+        if self.rows:
+            set_rows(self.net, self.rows(batch_idx))
+        x, targets = self.mixed(*batch)
         logits = self.net(x).float()
         loss = functional.cross_entropy(logits, targets, label_smoothing=self.recipe.label_smoothing)
         self.train_meter.add(loss, logits, targets)
+        if self.rows:
+            loss = loss * self.rows.weight(batch_idx)
         if self.device.type == "cpu" or batch_idx % _GPU_CHECK_EVERY == 0:
-            self.check_finite(loss)
+            # The sum over all processes, so that all of them stop.
+            self.check_finite(global_sum(loss.detach()))
         return loss
+
+    def mixed(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Prepared images and targets, mixed in pairs where the recipe says so."""
+        if self.recipe.mixup_alpha == 0:
+            return self.prepare(images), labels
+        if self.rows:
+            # An image is mixed with the one before it in the batch, which another process may have.
+            images, labels = with_previous(images, labels)
+        classes = self.net.spec.num_classes
+        x, targets = mixup(self.prepare(images), labels, alpha=self.recipe.mixup_alpha, num_classes=classes)
+        return (x[1:], targets[1:]) if self.rows else (x, targets)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Set this step's learning rates and clip the gradient."""

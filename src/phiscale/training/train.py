@@ -19,7 +19,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from phiscale.errors import TrainingError
+from phiscale.nn.layers import set_rows
 from phiscale.nn.network import Network
+from phiscale.nn.sync_norm import synchronized_norms
 from phiscale.preprocess import Preprocess
 from phiscale.training import checkpoints
 from phiscale.training.allocator import keep_freed_memory
@@ -29,6 +31,7 @@ from phiscale.training.history import HISTORY, EpochRecord, best_epoch, out_of_p
 from phiscale.training.keeper import ModelWriter, RunKeeper
 from phiscale.training.progress import ProgressCallback
 from phiscale.training.randomness import repeatable_kernels
+from phiscale.training.ranks import MeanStatistics, RowsOfBatches, my_share, trainer_options
 from phiscale.training.recipe import Recipe
 from phiscale.training.signals import Interrupted, StopCallback, StopSignals
 from phiscale.training.task import ClassificationTask
@@ -86,6 +89,11 @@ def train(
     On a CPU, a run that was killed at any moment and resumed ends with the same weights, bit for bit, as an
     unbroken one. torch's global random state is left as it was.
 
+    Where a process group of `torch.distributed` is open, all its processes call this with the same arguments,
+    but for the share of the batches that their loaders have, and train one network together: see
+    `phiscale.training.ranks`. `out` is then a folder that all of them see; the first of them writes. A run
+    goes on with any number of processes.
+
     Args:
         net: The network, trained in place, where `resume` loads the stored weights first. Dropout and
             drop path are its own. Left with the moving average of the last epoch, or the raw weights
@@ -103,7 +111,7 @@ def train(
         resume: Go on from the last checkpoint in `out`. A run that is complete is left as it is.
         overwrite: Whether a run in `out` may be thrown away when not resuming.
         progress: Whether to draw a bar and print a line per epoch on standard error.
-        on_epoch: Called after each epoch, once everything is on disk.
+        on_epoch: Called after each epoch, once everything is on disk, in the first process.
 
     Raises:
         TrainingError: The loss is not finite; there is nothing to resume, or another run; `out` holds a
@@ -114,7 +122,9 @@ def train(
     run = _describe_run(net, train_loader, recipe, classes)
     stored = _open_directory(directory, run, resume=resume, overwrite=overwrite)
     steps = math.ceil(len(train_loader) / recipe.accumulate)
-    task = ClassificationTask(net, recipe=recipe, preprocess=preprocess, steps_per_epoch=steps)
+    share = my_share()
+    rows = RowsOfBatches(train_loader) if share.count > 1 else None
+    task = ClassificationTask(net, recipe=recipe, preprocess=preprocess, steps_per_epoch=steps, rows=rows)
     if stored:
         run = RunState.take_from(stored[1])
         net.load_state_dict(_averaged_weights(stored[1]))
@@ -123,12 +133,13 @@ def train(
         return _result(directory, done, recipe, began, interrupted=False, stop_requested=False)
 
     bar = ProgressCallback(epochs=recipe.epochs, steps_per_epoch=len(train_loader)) if progress else None
+    bar = bar if share.rank == 0 else None
     ema = EmaCallback(recipe.ema_decay) if recipe.ema_decay > 0 else None
 
     def report(record: EpochRecord, best: bool) -> None:
         if bar:
             bar.report(record, best=best)
-        if on_epoch:
+        if on_epoch and share.rank == 0:
             on_epoch(record)
 
     writer = ModelWriter(directory=directory, preprocess=preprocess, provenance=dict(provenance or {}))
@@ -139,10 +150,12 @@ def train(
             ema=ema,
             on_epoch=report,
             signals=signals,
-            within_epochs=_can_skip(train_loader),
+            # By the clock of one process alone, several would not store at the same batch.
+            within_epochs=_can_skip(train_loader) and share.count == 1,
         )
-        # The average first: what comes after it sees the raw weights back in place.
-        everyone: tuple[pl.Callback | None, ...] = (ema, keeper, bar, StopCallback(signals))
+        # The average before the keeper: what comes after it sees the raw weights back in place.
+        means = MeanStatistics() if rows and not recipe.sync_batch_norm else None
+        everyone: tuple[pl.Callback | None, ...] = (means, ema, keeper, bar, StopCallback(signals))
         callbacks = [callback for callback in everyone if callback]
         path = stored[0] if stored else None
         _set_position(train_loader, epoch=len(done), batches=run.part.batches)
@@ -151,7 +164,7 @@ def train(
         interrupted = stopped and not _complete(keeper.history, recipe)
     if interrupted and bar:
         bar.console.print(_farewell(keeper.history, recipe), highlight=False, soft_wrap=True)
-    if not interrupted:
+    if not interrupted and share.rank == 0:
         checkpoints.tidy(directory, finished=True)
     return _result(
         directory,
@@ -186,12 +199,15 @@ def _open_directory(
         if found is None:
             raise TrainingError(f"nothing to resume: no checkpoint in {directory}; start without resume")
         run.require_same(RunState.take_from(found[1]))
-        checkpoints.tidy(directory)
+        if my_share().rank == 0:
+            checkpoints.tidy(directory)
         return found
     if checkpoints.exist(directory) and not overwrite:
         raise TrainingError(
             f"{directory} holds a run already; go on with resume, overwrite it, or choose another directory"
         )
+    if my_share().rank > 0:
+        return None  # the first process does it, before anybody takes a step
     checkpoints.clear(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -213,8 +229,7 @@ def _fit(
     """Run Lightning. Returns whether the run was interrupted."""
     with _quiet():
         trainer = pl.Trainer(
-            accelerator="auto",
-            devices=1,
+            **trainer_options(task.recipe),
             max_epochs=task.recipe.epochs,
             precision=task.recipe.precision,
             accumulate_grad_batches=task.recipe.accumulate,
@@ -225,6 +240,7 @@ def _fit(
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
+            use_distributed_sampler=False,  # the loaders have their shares
             benchmark=False,
         )
         try:
@@ -270,12 +286,15 @@ def _prepared(net: Network, recipe: Recipe) -> Iterator[None]:
     checkpointing = net.grad_checkpointing
     net.train()
     net.set_grad_checkpointing(recipe.grad_checkpointing)
+    synchronize = recipe.sync_batch_norm and my_share().count > 1
     if recipe.channels_last:
         net.to(memory_format=torch.channels_last)
     try:
-        with torch.random.fork_rng(), repeatable_kernels():
+        norms = synchronized_norms(net) if synchronize else contextlib.nullcontext()
+        with torch.random.fork_rng(), repeatable_kernels(), norms:
             yield
     finally:
+        set_rows(net, None)
         net.set_grad_checkpointing(checkpointing)
         net.train().requires_grad_(True)
 
@@ -292,6 +311,7 @@ def _quiet() -> Iterator[None]:
             r"You defined a `validation_step` but have no `val_dataloader`",  # val_loader=None is allowed
             r".*does not have a deterministic implementation",  # we ask for what there is
             r"You're resuming from a checkpoint that ended before the epoch",  # our loader can be resumed
+            r"`broadcast_buffers` is deprecated",  # torch 2.14's new name for it is not in torch 2.6
         ):
             warnings.filterwarnings("ignore", message=message)
         for item in chatter:

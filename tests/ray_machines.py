@@ -9,7 +9,6 @@ import secrets
 import sys
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,8 +21,7 @@ MEMORY = 80 * 2**20  # about the least that Ray takes for its objects
 def importable() -> Iterator[None]:
     """Processes that are started within find what the tests import."""
     with pytest.MonkeyPatch.context() as patch:
-        folders = [str(Path(__file__).parent), *sys.path]
-        patch.setenv("PYTHONPATH", os.pathsep.join(folder for folder in folders if folder))
+        patch.setenv("PYTHONPATH", os.pathsep.join(folder for folder in sys.path if folder))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         # Otherwise Ray writes a token into the home folder.
         patch.setenv("RAY_AUTH_TOKEN", TOKEN)
