@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,6 +37,7 @@ from phiscale.cli.units import format_bytes, format_count, format_duration
 if TYPE_CHECKING:
     from phiscale.data.scan import Finding, ScanReport
     from phiscale.pipeline import FitPlan, FitResult
+    from phiscale.pipeline.forecast import Forecast
 
 
 def fit(
@@ -91,6 +93,9 @@ def fit(
         bool, typer.Option("--resume", help="Go on with the run in --out, as it was begun.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Throw away the run in --out.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only plan, and say what memory, time and disk it takes.")
+    ] = False,
     json: JsonOutput = False,
 ) -> None:
     """Train the network that fits your images and your budget, and measure it.
@@ -98,8 +103,11 @@ def fit(
     Scans the images, solves the budget, says what it chose and why, trains, and evaluates. Ctrl-C
     stops cleanly; the same command with --resume goes on.
     """
+    began = time.perf_counter()
     from phiscale.pipeline import plan_fit, run
+    from phiscale.pipeline.forecast import forecast
     from phiscale.pipeline.plan import read_plan
+    from phiscale.training.history import epochs_done
 
     short = {
         "epochs": epochs,
@@ -133,8 +141,16 @@ def fit(
                 strict=strict,
                 progress=progress,
             )
+    if dry_run or not json:
+        done = epochs_done(out) if resume else 0
+        expected = forecast(plan, out, spent=time.perf_counter() - began, epochs_done=done)
     if not json:
         print_plan(plan)
+        print_forecast(expected)
+    if dry_run:
+        if json:
+            print_json({"plan": plan.to_dict(), "forecast": expected.to_dict()})
+        return
     result = run(plan, out, resume=resume, overwrite=overwrite, strict=strict, progress=not json)
     if json:
         print_json(_as_dict(result))
@@ -145,8 +161,7 @@ def fit(
 
 
 def print_plan(plan: FitPlan) -> None:
-    """Print what was found and chosen, and how long an epoch will take."""
-    from phiscale.pipeline.forecast import seconds_per_epoch
+    """Print what was found and chosen."""
     from phiscale.scaling.complexity import complexity
 
     out, source = console(), plan.source
@@ -162,12 +177,35 @@ def print_plan(plan: FitPlan) -> None:
         f"parameters, {format_bytes(cost.file_bytes)} file, {format_bytes(cost.training_bytes)} of tensors "
         f"to train batches of {plan.recipe.batch_size}"
     )
-    seconds = seconds_per_epoch(plan)
-    total = seconds * plan.recipe.epochs
+
+
+def print_forecast(expected: Forecast) -> None:
+    """Print what memory, time and disk a run needs, and what to do where they are short."""
+    out, room = console(), expected.room
+    free = "" if room.memory is None else f"; {format_bytes(room.memory)} more than now is free"
+    cache = f", {format_bytes(expected.cache_bytes)} of decoded images in {expected.cache}"
     out.print(
-        f"time     about {format_duration(seconds)} an epoch, {format_duration(total)} for "
-        f"{plan.recipe.epochs} epochs"
+        f"memory   about {format_bytes(expected.memory_bytes)} resident at the peak"
+        f"{cache if expected.cache else ''}{free}"
     )
+    if expected.device_bytes is not None and room.device is not None:
+        out.print(
+            f"gpu      about {format_bytes(expected.device_bytes)}; {format_bytes(room.device)} is free"
+        )
+    free = "" if room.disk is None else f"; {format_bytes(room.disk)} is free"
+    out.print(
+        f"disk     about {format_bytes(expected.disk_bytes)} while it trains, "
+        f"{format_bytes(expected.checkpoint_bytes + expected.model_bytes)} afterwards{free}"
+    )
+    if expected.epoch_seconds is not None and expected.seconds is not None:
+        out.print(
+            f"time     about {format_duration(expected.epoch_seconds)} an epoch, "
+            f"{format_duration(expected.seconds)} in all for {expected.epochs} epochs"
+        )
+    for problem in expected.problems:
+        out.print(f"warning  {problem}")
+    for suggestion in expected.suggestions:
+        out.print(f"try      {suggestion}")
 
 
 def _print_findings(report: ScanReport) -> None:

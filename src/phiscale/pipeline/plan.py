@@ -80,13 +80,9 @@ class FitPlan:
     data: Mapping[str, Any]
     unusable: tuple[str, ...]
 
-    def write(self, directory: Path) -> None:
-        """Store what a resumed run needs.
-
-        Raises:
-            TrainingError: The directory cannot be written.
-        """
-        content = {
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON: what `read_plan` reads."""
+        return {
             "images": self.images,
             "spec": self.spec.to_dict(),
             "preprocess": self.preprocess.to_dict(),
@@ -98,9 +94,16 @@ class FitPlan:
             "classes": list(self.source.classes),
             "unusable": list(self.unusable),
         }
+
+    def write(self, directory: Path) -> None:
+        """Store what a resumed run needs.
+
+        Raises:
+            TrainingError: The directory cannot be written.
+        """
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            write_text(directory / PLAN, json.dumps(content, indent=2) + "\n")
+            write_text(directory / PLAN, json.dumps(self.to_dict(), indent=2) + "\n")
         except OSError as error:
             raise TrainingError(f"cannot write to {directory}: {error.strerror or error}") from None
 

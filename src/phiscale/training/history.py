@@ -6,6 +6,7 @@ decides as an unbroken one without any counter to restore.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -17,7 +18,15 @@ from typing import Any
 from phiscale.errors import TrainingError
 from phiscale.weights.files import write_text
 
-__all__ = ["HISTORY", "EpochRecord", "best_epoch", "out_of_patience", "read_history", "write_history"]
+__all__ = [
+    "HISTORY",
+    "EpochRecord",
+    "best_epoch",
+    "epochs_done",
+    "out_of_patience",
+    "read_history",
+    "write_history",
+]
 
 HISTORY = "history.json"
 
@@ -88,6 +97,13 @@ def write_history(directory: Path, history: Iterable[EpochRecord]) -> None:
         write_text(directory / HISTORY, text + "\n")
     except OSError as error:
         raise TrainingError(f"cannot write {directory / HISTORY}: {error}; make room and go on") from None
+
+
+def epochs_done(directory: Path) -> int:
+    """Finished epochs of the run in a directory; 0 where there is none."""
+    with contextlib.suppress(OSError, ValueError):
+        return len(json.loads((directory / HISTORY).read_text(encoding="utf-8")))
+    return 0
 
 
 def read_history(directory: Path) -> tuple[EpochRecord, ...]:

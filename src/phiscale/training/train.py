@@ -34,7 +34,7 @@ from phiscale.training.signals import Interrupted, StopCallback, StopSignals
 from phiscale.training.task import ClassificationTask
 from phiscale.weights.files import write_text
 
-__all__ = ["RECIPE", "TrainResult", "train"]
+__all__ = ["RECIPE", "TrainResult", "fit_task", "prepared", "train"]
 
 RECIPE = "recipe.yaml"
 Batches = DataLoader[tuple[Tensor, Tensor]]
@@ -131,12 +131,12 @@ def train(
 
     writer = ModelWriter(directory=directory, preprocess=preprocess, provenance=dict(provenance or {}))
     keeper = RunKeeper(run=run, writer=writer, ema=ema, on_epoch=report)
-    with _prepared(net, recipe), StopSignals() as signals:
+    with prepared(net, recipe), StopSignals() as signals:
         # The average first: what comes after it sees the raw weights back in place.
         everyone: tuple[pl.Callback | None, ...] = (ema, keeper, bar, StopCallback(signals))
         callbacks = [callback for callback in everyone if callback]
         path = stored[0] if stored else None
-        stopped = _fit(task, train_loader, val_loader, callbacks, signals, path, len(done))
+        stopped = fit_task(task, train_loader, val_loader, callbacks, signals, path, len(done))
         # A signal in the very last moment came too late to interrupt anything.
         interrupted = stopped and not _complete(keeper.history, recipe)
     if interrupted and bar:
@@ -192,7 +192,7 @@ def _open_directory(
     return None
 
 
-def _fit(
+def fit_task(
     task: ClassificationTask,
     train_loader: Batches,
     val_loader: Batches | None,
@@ -240,7 +240,7 @@ def _fit(
 
 
 @contextlib.contextmanager
-def _prepared(net: Network, recipe: Recipe) -> Iterator[None]:
+def prepared(net: Network, recipe: Recipe) -> Iterator[None]:
     """Global and network settings of a run, taken back afterwards where that is possible."""
     keep_freed_memory()
     checkpointing = net.grad_checkpointing
