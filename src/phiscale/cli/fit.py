@@ -89,6 +89,9 @@ def fit(
     ] = 0.2,
     split_file: SplitFile = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at an image that cannot be used.")] = False,
+    keep_strides: Annotated[
+        bool, typer.Option("--keep-strides", help="Leave the network's strides, however small the images.")
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out, as it was begun.")
     ] = False,
@@ -139,6 +142,7 @@ def fit(
                 val_fraction=val_fraction,
                 split_file=split_file,
                 strict=strict,
+                keep_strides=keep_strides,
                 progress=progress,
             )
     if dry_run or not json:

@@ -69,6 +69,7 @@ def fit(
     val_fraction: float = 0.2,
     split_file: Path | None = None,
     strict: bool = False,
+    keep_strides: bool = False,
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
@@ -101,6 +102,8 @@ def fit(
             has no val split.
         split_file: CSV with `path` and `split` that decides the splits.
         strict: Whether an image that cannot be used is an error instead of being left out.
+        keep_strides: Leave the network's strides as they are. By default small images lower them, so that
+            the last feature map keeps 4 px; the weights fit either way.
         resume: Go on with the run in `out`; the other arguments are then those it was begun with.
         overwrite: Whether a run in `out` may be thrown away.
         progress: Whether to draw a progress bar.
@@ -132,6 +135,7 @@ def fit(
             val_fraction=val_fraction,
             split_file=split_file,
             strict=strict,
+            keep_strides=keep_strides,
         )
     return run(plan, out, resume=resume, overwrite=overwrite, strict=strict, progress=progress).directory
 

@@ -372,6 +372,8 @@ def _less_memory(needs: _Needs) -> Iterator[str]:
         yield "--set cache=disk"
     beside = needs.added(recipe) - needs.on_device(recipe) if needs.room.device is None else 0
     free = needs.room.memory if needs.room.device is None else needs.room.device
-    if needs.plan.weights is None and free is not None and free > beside:
-        limit = (free - beside) / TENSOR_OVERHEAD
-        yield f"--training-memory {limit / 1e6:.0f}MB, which takes a smaller network"
+    # A budget does not count the moving average, a further copy of the weights.
+    average = needs.model if recipe.ema_decay > 0 else 0
+    limit = ((free or 0) - beside) / TENSOR_OVERHEAD - average
+    if needs.plan.weights is None and limit > 0:
+        yield f"--training-memory {int(limit / 1e6)}MB, which takes a smaller network"

@@ -123,6 +123,7 @@ def plan_fit(
     val_fraction: float = 0.2,
     split_file: Path | None = None,
     strict: bool = False,
+    keep_strides: bool = False,
     progress: ScanProgress | None = None,
 ) -> FitPlan:
     """Look at the images, solve the budget, and settle every choice of a run.
@@ -159,7 +160,9 @@ def plan_fit(
         solve = None
         if budget is not None:
             solve = _solver(budget, meter, chosen.batch_size)
-        spec, solved, is_native = choose_network(baseline, solve, get_rule(rule), image_size, report, notes)
+        spec, solved, is_native = choose_network(
+            baseline, solve, get_rule(rule), image_size, report, notes, keep_strides=keep_strides
+        )
         preprocess = replace(Preprocess.for_size(spec.image_size, channels=spec.in_channels), resize=resize)
         if is_native:  # images at the network's own size have no border to spare
             preprocess = replace(preprocess, crop_fraction=1.0)
@@ -309,6 +312,8 @@ def choose_network(
     image_size: int | tuple[int, int] | None,
     report: ScanReport,
     notes: list[str],
+    *,
+    keep_strides: bool = False,
 ) -> tuple[NetworkSpec, BudgetFit | None, bool]:
     """The network for some images, how the budget was solved, and whether it sees images at their own size.
 
@@ -319,6 +324,7 @@ def choose_network(
         image_size: Side or (height, width) in pixels; None chooses it.
         report: The scan of the images.
         notes: Gets a sentence for each choice.
+        keep_strides: Leave the strides as they are, however small the images.
     """
     native = _native_side(report)
     solved = None if solve is None else solve(baseline, rule=rule)
@@ -329,10 +335,11 @@ def choose_network(
         assert native is not None
         fixed = (native, native)
         notes.append(f"the images are about {native} px, so the network takes {native} px and not more")
-    elif fixed is None and -(-min(spec.image_size) // spec.output_stride) < LEAST_MAP:
+    elif fixed is None and not keep_strides and -(-min(spec.image_size) // spec.output_stride) < LEAST_MAP:
         fixed = spec.image_size
     if fixed is not None:
-        spec, solved = _at_image_size(baseline, fixed, solve, rule)
+        maps = (0,) if keep_strides else LAST_MAPS
+        spec, solved = _at_image_size(baseline, fixed, solve, rule, maps)
         if spec.output_stride != baseline.output_stride:
             notes.append(
                 f"strides lowered from {baseline.output_stride} to {spec.output_stride}, so that the last "
@@ -355,18 +362,19 @@ def _at_image_size(
     size: tuple[int, int],
     solve: Callable[..., BudgetFit] | None,
     rule: CompoundRule,
+    maps: tuple[int, ...],
 ) -> tuple[NetworkSpec, BudgetFit | None]:
-    """The network at a fixed image size, with strides as low as the budget allows."""
+    """The network at a fixed image size, its last map as many pixels of `maps` as the budget allows."""
     if solve is None:
-        return for_image_size(baseline, size), None
+        return for_image_size(baseline, size, min_map=maps[0]), None
     fixed_rule = rule.without_resolution()
-    for min_map in LAST_MAPS[:-1]:
+    for min_map in maps[:-1]:
         try:
             solved = solve(for_image_size(baseline, size, min_map=min_map), rule=fixed_rule)
         except BudgetError:
             continue  # lower strides cost multiply-adds and memory
         return solved.spec, solved
-    solved = solve(for_image_size(baseline, size, min_map=LAST_MAPS[-1]), rule=fixed_rule)
+    solved = solve(for_image_size(baseline, size, min_map=maps[-1]), rule=fixed_rule)
     return solved.spec, solved
 
 
