@@ -98,7 +98,7 @@ def test_auto_takes_test_then_val_then_all(model: Path, tmp_path: Path) -> None:
 
 
 def test_val_is_what_training_held_out(images: Path, tmp_path: Path) -> None:
-    rule = {"val_fraction": 0.34, "seed": 11, "split_file": None}
+    rule = {"val_fraction": 0.34, "seed": 11, "split_file": None, "hold_out": 0}
     model = make_model(tmp_path / "model", provenance={"data": {"location": str(images), **rule}})
     held_out = open_source(images, val_fraction=0.34, seed=11).split("val")
     other = open_source(images, val_fraction=0.34, seed=12).split("val")

@@ -87,6 +87,14 @@ def fit(
     val_fraction: Annotated[
         float, typer.Option(help="Share held out to choose the best epoch, where there is no val split.")
     ] = 0.2,
+    hold_out: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Hold out so many training images, or a share below 1, to choose the best epoch even where "
+            "there is a val split, which then is the test split. The paper: 25000.",
+        ),
+    ] = 0,
     split_file: SplitFile = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at an image that cannot be used.")] = False,
     keep_strides: Annotated[
@@ -143,6 +151,7 @@ def fit(
                 split_file=split_file,
                 strict=strict,
                 keep_strides=keep_strides,
+                hold_out=hold_out,
                 progress=progress,
             )
     if dry_run or not json:

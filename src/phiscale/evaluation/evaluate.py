@@ -23,7 +23,7 @@ __all__ = ["SplitChoice", "evaluate"]
 
 SplitChoice = Literal["auto", "train", "val", "test", "all"]
 
-_SPLIT_KEYS = ("val_fraction", "seed", "split_file")
+_SPLIT_KEYS = ("val_fraction", "seed", "split_file", "hold_out")
 
 
 def evaluate(
@@ -125,6 +125,7 @@ def _open(
         val_fraction=rule["val_fraction"] or 0.0,
         seed=rule["seed"] or 0,
         split_file=Path(rule["split_file"]) if rule["split_file"] else None,
+        hold_out=rule["hold_out"] or 0,
     )
     if split != "auto":
         return source, split, rule

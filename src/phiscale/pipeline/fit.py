@@ -70,6 +70,7 @@ def fit(
     split_file: Path | None = None,
     strict: bool = False,
     keep_strides: bool = False,
+    hold_out: float = 0,
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
@@ -104,6 +105,8 @@ def fit(
         strict: Whether an image that cannot be used is an error instead of being left out.
         keep_strides: Leave the network's strides as they are. By default small images lower them, so that
             the last feature map keeps 4 px; the weights fit either way.
+        hold_out: Training images (a number, or a share below 1) to hold out for choosing the best epoch even
+            where there is a val split; that is then the test split.
         resume: Go on with the run in `out`; the other arguments are then those it was begun with.
         overwrite: Whether a run in `out` may be thrown away.
         progress: Whether to draw a progress bar.
@@ -136,6 +139,7 @@ def fit(
             split_file=split_file,
             strict=strict,
             keep_strides=keep_strides,
+            hold_out=hold_out,
         )
     return run(plan, out, resume=resume, overwrite=overwrite, strict=strict, progress=progress).directory
 

@@ -124,6 +124,7 @@ def plan_fit(
     split_file: Path | None = None,
     strict: bool = False,
     keep_strides: bool = False,
+    hold_out: float = 0,
     progress: ScanProgress | None = None,
 ) -> FitPlan:
     """Look at the images, solve the budget, and settle every choice of a run.
@@ -133,7 +134,9 @@ def plan_fit(
     if weights is None and recipe == "finetune" and budget is None:
         weights = default_start(get_spec(model))
     chosen = _recipe(recipe, overrides, weights=None if weights is None else str(weights))
-    source = open_source(images, val_fraction=val_fraction, seed=chosen.seed, split_file=split_file)
+    source = open_source(
+        images, val_fraction=val_fraction, seed=chosen.seed, split_file=split_file, hold_out=hold_out
+    )
     report = scan(source, progress=progress)
     if strict and report.unusable:
         raise DataError(
@@ -187,6 +190,7 @@ def plan_fit(
             "val_fraction": val_fraction,
             "seed": chosen.seed,
             "split_file": None if split_file is None else str(split_file),
+            "hold_out": hold_out,
         },
         unusable=tuple(sorted(report.unusable)),
     )
@@ -215,6 +219,7 @@ def read_plan(directory: Path) -> FitPlan:
         val_fraction=data["val_fraction"],
         seed=data["seed"],
         split_file=None if split_file is None else Path(split_file),
+        hold_out=data.get("hold_out", 0),  # plans of version 0.1 have none
     ).without(content["unusable"])
     if list(source.classes) != content["classes"]:
         raise DataError(

@@ -124,6 +124,7 @@ class RunKeeper(pl.Callback):
             train_top1=train_top1,
             val_loss=val_loss,
             val_top1=val_top1,
+            val_images=task.val_meter.count if validated else None,
             seconds=now - self._epoch_began,
             images_per_second=task.train_meter.count / train_seconds,
         )
