@@ -65,7 +65,7 @@ def test_json(model: Path, photos: Path, option: str) -> None:
     assert first["source"] == str(photos / "a.png")
     assert set(first["labels"]) == set(CLASSES)
     assert sum(first["scores"]) == pytest.approx(1, abs=1e-5)
-    assert second["error"] == "the file does not exist"
+    assert second["error"] == "there is no such file or folder"
     assert second["labels"] == []
 
 

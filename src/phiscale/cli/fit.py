@@ -245,6 +245,11 @@ def print_result(result: FitResult) -> None:
             f"result   top-1 {evaluation.top1:.1%} on {len(evaluation.labels)} {evaluation.data['split']} "
             f"images ({format_duration(result.training.seconds)} of training)"
         )
+        if evaluation.near_chance:
+            out.print(
+                "warning  no better than always naming the largest class, within two standard errors; more "
+                "--epochs, another --learning-rate, trained weights (--recipe finetune), or `phiscale scan`"
+            )
     out.print(f"model    {result.directory}")
 
 

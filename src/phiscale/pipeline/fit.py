@@ -172,7 +172,7 @@ def run(
     if not resume:
         if checkpoints.exist(directory) and not overwrite:
             raise TrainingError(
-                f"{directory} holds a run already; go on with resume, or choose another directory"
+                f"{directory} holds a run already; go on with resume (--resume), or choose another directory"
             )
         plan.write(directory)
     loading: dict[str, Any] = {

@@ -209,9 +209,13 @@ def read_plan(directory: Path) -> FitPlan:
         if missing:
             raise ValueError(f"{min(missing)} is missing")
     except FileNotFoundError:
-        raise TrainingError(f"nothing to resume: no {PLAN} in {directory}; start without resume") from None
+        raise TrainingError(
+            f"nothing to resume: no {PLAN} in {directory}; start without resume (--resume)"
+        ) from None
     except (OSError, ValueError, AttributeError) as error:
-        raise TrainingError(f"cannot read {directory / PLAN}: {error}; start again without resume") from None
+        raise TrainingError(
+            f"cannot read {directory / PLAN}: {error}; start again without resume (--resume)"
+        ) from None
     data = content["data"]
     split_file = data["split_file"]
     source = open_source(

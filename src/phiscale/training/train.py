@@ -174,13 +174,16 @@ def _open_directory(
     if resume:
         found = checkpoints.find(directory)
         if found is None:
-            raise TrainingError(f"nothing to resume: no checkpoint in {directory}; start without resume")
+            raise TrainingError(
+                f"nothing to resume: no checkpoint in {directory}; start without resume (--resume)"
+            )
         run.require_same(RunState.take_from(found[1]))
         checkpoints.tidy(directory)
         return found
     if checkpoints.exist(directory) and not overwrite:
         raise TrainingError(
-            f"{directory} holds a run already; go on with resume, overwrite it, or choose another directory"
+            f"{directory} holds a run already; go on with resume (--resume), overwrite it, "
+            "or choose another directory"
         )
     checkpoints.clear(directory)
     try:
@@ -301,7 +304,7 @@ def _out_of_memory(recipe: Recipe) -> str:
 def _farewell(history: Sequence[EpochRecord], recipe: Recipe) -> str:
     return (
         f"stopped after {len(history)} of {recipe.epochs} epochs; the last checkpoint is in place: "
-        "run the same again with resume to go on"
+        "run the same again with resume (--resume) to go on"
     )
 
 
