@@ -42,6 +42,19 @@ def test_says_what_it_found_chose_and_reached(images: Path, tmp_path: Path) -> N
     assert str(tmp_path / "model") in text
 
 
+def test_a_dry_run_writes_nothing(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "model"
+    result = RUNNER.invoke(app, ["fit", str(images), "--out", str(out), *SHORT, "--dry-run"])
+    assert result.exit_code == 0, result.output
+    for line in ("memory   about", "disk     about", "time     about"):
+        assert line in result.stdout
+    result = RUNNER.invoke(app, ["fit", str(images), "--out", str(out), *SHORT, "--dry-run", "--json"])
+    content = json.loads(result.stdout)
+    assert content["plan"]["recipe"]["batch_size"] == 8
+    assert content["forecast"]["seconds"] >= content["forecast"]["epoch_seconds"] > 0
+    assert not out.exists()
+
+
 def test_json_is_all_that_is_printed(images: Path, tmp_path: Path) -> None:
     result = RUNNER.invoke(app, ["fit", str(images), "--out", str(tmp_path / "model"), *SHORT, "--json"])
     assert result.exit_code == 0, result.output

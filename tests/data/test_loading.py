@@ -148,7 +148,9 @@ def test_a_file_that_breaks_is_replaced_and_noted(
     if workers == 0:  # workers log in their own processes
         messages = [record.message for record in caplog.records]
         assert len(messages) == 2
-        assert any(f"{source.records[3].id}: the file does not exist; another image" in m for m in messages)
+        assert any(
+            f"{source.records[3].id}: there is no such file or folder; another image" in m for m in messages
+        )
 
 
 def test_replacements_do_not_depend_on_workers(source: ImageSource) -> None:

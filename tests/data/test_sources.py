@@ -62,6 +62,33 @@ def test_val_is_carved_out_of_train_only(tmp_path: Path) -> None:
     assert all(name.startswith("train/") for name in ids(source, "val"))
 
 
+def make_split_folders(root: Path, *splits: str) -> Path:
+    for split in splits:
+        for name in ("cat", "dog"):
+            (root / split / name).mkdir(parents=True)
+            for index in range(20):
+                (root / split / name / f"{index}.png").write_bytes(b"")
+    return root
+
+
+@pytest.mark.parametrize("hold_out", [10, 0.25])
+def test_held_out_images_leave_val_to_be_the_test(tmp_path: Path, hold_out: float) -> None:
+    source = open_source(make_split_folders(tmp_path, "train", "val"), hold_out=hold_out)
+    assert [len(source.split(split)) for split in ("train", "val", "test")] == [30, 10, 40]
+    assert all(record.id.startswith("train/") for record in source.split("val"))
+    assert all(record.id.startswith("val/") for record in source.split("test"))
+    assert Counter(record.label for record in source.split("val")) == {0: 5, 1: 5}
+
+
+def test_holding_out_is_checked(tmp_path: Path) -> None:
+    root = make_split_folders(tmp_path / "three", "train", "val", "test")
+    with pytest.raises(DataError, match="val and test images already; leave out hold_out"):
+        open_source(root, hold_out=5)
+    for wrong in (-1, 40, 1000, True):
+        with pytest.raises(DataError, match="number below that of the 40 train images"):
+            open_source(make_split_folders(tmp_path / f"{wrong}", "train"), hold_out=wrong)
+
+
 def test_only_a_test_folder(tmp_path: Path) -> None:
     write_images(tmp_path / "test", {"a": 1})
     assert len(open_source(tmp_path).split("test")) == 1

@@ -19,7 +19,6 @@ import torch
 import typer
 from PIL import Image
 from pyarrow import parquet
-from small_model import CLASSES, make_model, make_photos
 from typer.testing import CliRunner, Result
 
 from malformed import make_malformed
@@ -28,6 +27,7 @@ from phiscale.deploy.predictor import Prediction, Predictor
 from phiscale.deploy.results_file import ResultsFile
 from phiscale.deploy.runtimes.base import cores
 from phiscale.errors import DataError, PhiscaleError
+from small_model import CLASSES, make_model, make_photos
 
 app = typer.Typer()
 app.command()(predict)
@@ -65,7 +65,7 @@ def test_json(model: Path, photos: Path, option: str) -> None:
     assert first["source"] == str(photos / "a.png")
     assert set(first["labels"]) == set(CLASSES)
     assert sum(first["scores"]) == pytest.approx(1, abs=1e-5)
-    assert second["error"] == "the file does not exist"
+    assert second["error"] == "there is no such file or folder"
     assert second["labels"] == []
 
 

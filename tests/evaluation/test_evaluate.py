@@ -98,7 +98,7 @@ def test_auto_takes_test_then_val_then_all(model: Path, tmp_path: Path) -> None:
 
 
 def test_val_is_what_training_held_out(images: Path, tmp_path: Path) -> None:
-    rule = {"val_fraction": 0.34, "seed": 11, "split_file": None}
+    rule = {"val_fraction": 0.34, "seed": 11, "split_file": None, "hold_out": 0}
     model = make_model(tmp_path / "model", provenance={"data": {"location": str(images), **rule}})
     held_out = open_source(images, val_fraction=0.34, seed=11).split("val")
     other = open_source(images, val_fraction=0.34, seed=12).split("val")
@@ -238,3 +238,18 @@ def test_progress(model: Path, images: Path) -> None:
     calls: list[tuple[int, int]] = []
     evaluate(model, images, batch_size=8, progress=lambda done, total: calls.append((done, total)))
     assert calls == [(8, 18), (16, 18), (18, 18)]
+
+
+def test_images_of_another_place_get_a_file_of_their_own(images: Path, tmp_path: Path) -> None:
+    model = make_model(
+        tmp_path / "model", provenance={"data": {"location": str(images), "val_fraction": 0.34}}
+    )
+    first = evaluate(model, images, split="all")
+    assert first.path == model / "metrics.json"
+    before = {name: (model / name).read_bytes() for name in ("metrics.json", "README.md")}
+    copy = tmp_path / "a copy"
+    shutil.copytree(images, copy)
+    second = evaluate(model, copy, limit=3)
+    assert second.path == model / "metrics-a-copy-all.json"
+    assert json.loads(second.path.read_text())["num_images"] == 3
+    assert {name: (model / name).read_bytes() for name in before} == before

@@ -39,7 +39,12 @@ def by_hand(logits: Floats, labels: Ints) -> dict[str, float]:
             confidence = sum(c for c, _ in members) / len(members)
             accuracy = sum(hit for _, hit in members) / len(members)
             ece += len(members) / count * abs(confidence - accuracy)
-    return {"top1": hits1 / count, "top5": hits5 / count, "nll": nll / count, "ece": ece}
+    return {
+        "top1": hits1 / count,
+        "top5": hits5 / count if logits.shape[1] > 5 else None,
+        "nll": nll / count,
+        "ece": ece,
+    }
 
 
 @settings(deadline=None, max_examples=25)
@@ -80,7 +85,7 @@ def test_a_case_on_paper() -> None:
     shares = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.6, 0.4]])
     metrics = compute_metrics(shares.log(), torch.tensor([0, 1, 0]), ["a", "b"])
     assert metrics.top1 == pytest.approx(2 / 3)
-    assert metrics.top5 == 1.0
+    assert metrics.top5 is None  # of two classes it would always be 1
     assert metrics.nll == pytest.approx(-(np.log(0.9) + np.log(0.2) + np.log(0.6)) / 3)
     # Three bins of one image each: |0.9 - 1|, |0.8 - 0|, |0.6 - 1|.
     assert metrics.ece == pytest.approx((0.1 + 0.8 + 0.4) / 3)
@@ -140,3 +145,18 @@ def test_broken_network_is_said() -> None:
     logits = torch.tensor([[0.0, 1.0], [float("nan"), 0.0]])
     with pytest.raises(ModelDirError, match="NaN or infinity for 1 of 2 images"):
         compute_metrics(logits, torch.tensor([0, 1]), ["a", "b"])
+
+
+@pytest.mark.parametrize(("right", "expected"), [(50, True), (59, True), (61, False), (90, False)])
+def test_near_chance_is_within_two_standard_errors_of_the_largest_class(right: int, expected: bool) -> None:
+    # Two classes of 50 images: chance is 0.5, its standard error 0.05.
+    labels = torch.arange(100) % 2
+    logits = torch.nn.functional.one_hot(labels, 2).double()
+    logits[right:] = logits[right:].flip(1)
+    assert compute_metrics(logits, labels, ("a", "b")).near_chance is expected
+
+
+def test_no_top5_where_five_are_all() -> None:
+    labels = torch.arange(6)
+    assert compute_metrics(torch.eye(6), labels, "abcdef").top5 == 1.0
+    assert compute_metrics(torch.eye(5), labels[:5], "abcde").top5 is None

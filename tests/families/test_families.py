@@ -46,7 +46,9 @@ def test_an_unknown_name_suggests_a_near_one() -> None:
         SpecError, match="no network is named 'efficientnet-b3'; did you mean 'efficientnet_b3'"
     ):
         get_spec("efficientnet-b3")
-    with pytest.raises(SpecError, match=re.escape("no network is named 'zzz'; list_specs() names all")):
+    with pytest.raises(
+        SpecError, match=re.escape("no network is named 'zzz'; `phiscale models` or list_specs() names all")
+    ):
         get_spec("zzz")
 
 

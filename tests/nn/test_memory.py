@@ -122,6 +122,17 @@ def test_checkpointing_saves_memory() -> None:
     assert peak_bytes(lambda: train(spec, 16, checkpointing=True)) < 0.6 * plain
 
 
+@pytest.mark.parametrize(
+    ("name", "batch_size"), [("efficientnet_b0", 16), ("mobilenet_v2", 8), ("resnet50", 4)]
+)
+def test_checkpointing(name: str, batch_size: int) -> None:
+    spec = replace(get_spec(name), image_size=(96, 96))
+    measured = peak_bytes(lambda: train(spec, batch_size, checkpointing=True))
+    cost = complexity(spec, batch_size, optimizer_states=1, grad_checkpointing=True)
+    assert cost.training_bytes == pytest.approx(measured, rel=MARGIN)
+    assert cost.inference_bytes == complexity(spec, batch_size).inference_bytes
+
+
 @pytest.mark.parametrize("name", [name for name in list_specs() if not name.endswith(("b7", "b8", "l2"))])
 def test_the_weight_file(name: str, tmp_path: Path) -> None:
     spec = get_spec(name)

@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -94,6 +96,28 @@ def test_fine_tuning_from_a_weight_file(tmp_path: Path) -> None:
         ps.fit(images, tmp_path / "third", weights=tmp_path / "nowhere.safetensors", progress=False)
     with pytest.raises(ModelDirError, match="the network is resnet18"):
         ps.fit(images, tmp_path / "third", model="resnet18", weights=weights, progress=False)
+
+
+def test_small_images_take_all_weights_but_the_classifiers(tmp_path: Path) -> None:
+    """Lower strides change no shape, so pretrained weights are kept."""
+    wide = replace(ps.get_spec("mobilenet_v2"), num_classes=10)
+    weights = ps.save(ps.create_model(wide), tmp_path / "wide") / "model.safetensors"
+    images = make_images(tmp_path / "images", size=(32, 32))
+    overrides = {**SHORT, "epochs": 1, "ema_decay": 0, "learning_rate": 1e-12}
+    options: dict[str, Any] = {
+        "model": "mobilenet_v2",
+        "weights": weights,
+        "overrides": overrides,
+        "progress": False,
+    }
+    for keep, stride in ((False, 8), (True, 32)):
+        out = ps.fit(images, tmp_path / f"out-{stride}", keep_strides=keep, **options)
+        assert ps.load(out).model.spec.output_stride == stride
+        before, after = load_file(weights), load_file(out / "model.safetensors")
+        assert before.keys() == after.keys()
+        for name, value in before.items():
+            if "running" not in name and "num_batches" not in name and not name.startswith("classifier"):
+                torch.testing.assert_close(after[name], value, rtol=0, atol=1e-6, msg=name)
 
 
 def test_malformed_images_stop_nothing(tmp_path: Path) -> None:

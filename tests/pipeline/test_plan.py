@@ -22,6 +22,20 @@ def test_images_smaller_than_the_network_decide_its_size(tmp_path: Path) -> None
     assert any("strides lowered from 32 to 8" in note for note in plan.notes)
 
 
+@pytest.mark.parametrize(("side", "stride"), [(24, 4), (32, 8), (64, 16), (96, 16), (128, 32)])
+def test_small_images_keep_a_map_of_four_pixels(tmp_path: Path, side: int, stride: int) -> None:
+    images = make_images(tmp_path / "images", size=(side, side))
+    plan = plan_fit(images)
+    assert plan.spec.image_size == (side, side)
+    assert plan.spec.output_stride == stride
+    assert any(f"strides lowered from 32 to {stride}" in note for note in plan.notes) == (stride < 32)
+    kept = plan_fit(images, keep_strides=True)
+    assert (kept.spec.output_stride, kept.spec.image_size) == (32, (side, side))
+    assert not any("strides" in note for note in kept.notes)
+    within = plan_fit(images, budget=ps.Budget(macs=20e6), keep_strides=True)
+    assert within.spec.output_stride == 32
+
+
 def test_the_budget_holds_for_the_network_that_is_trained(tmp_path: Path) -> None:
     budget = ps.Budget(macs=4e6, file_bytes=1e6)
     plan = plan_fit(make_images(tmp_path / "images"), budget=budget)

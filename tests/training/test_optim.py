@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from toy_training import PREPROCESS, RECIPE, network
@@ -100,6 +101,37 @@ def test_rmsprop_is_tensorflows() -> None:
     mean_square = 0.9 * 1.0 + 0.1 * gradient**2  # the mean square starts at one
     expected = 2.0 - 0.1 * gradient / math.sqrt(mean_square + 1e-3)
     assert step_by(recipe, 2.0, 0.5) == pytest.approx(expected, rel=1e-6)
+
+
+def test_rmsprop_over_many_steps_with_a_changing_rate() -> None:
+    """Against TensorFlow's update written out, with ε in the root and the rate within the momentum."""
+    recipe = RECIPES["paper"].override({"weight_decay": 1e-5, "learning_rate_batch": 0})
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(4, 3))
+    parameter = torch.nn.Parameter(torch.tensor(weights))
+    group = {"params": [parameter], "weight_decay": recipe.weight_decay}
+    optimizer = build_optimizer([group], recipe)
+    mean_square, momentum = np.ones_like(weights), np.zeros_like(weights)
+    for step in range(30):
+        # A rate that changes tells the rate within the momentum from one that multiplies it afterwards.
+        rate = 0.1 * 0.97**step
+        gradient = rng.normal(size=weights.shape)
+        parameter.grad = torch.tensor(gradient)
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()
+        gradient = gradient + 1e-5 * weights
+        mean_square = 0.9 * mean_square + 0.1 * gradient**2
+        momentum = 0.9 * momentum + rate * gradient / np.sqrt(mean_square + 1e-3)
+        weights = weights - momentum
+    np.testing.assert_allclose(parameter.detach().numpy(), weights, rtol=1e-10)
+
+
+def test_weight_decay_of_the_paper_reaches_kernels_alone() -> None:
+    net = network()
+    groups = parameter_groups(net, RECIPES["paper"])
+    assert {group["weight_decay"] for group in groups} == {0.0, 1e-5}
+    for group in groups:
+        assert all((parameter.ndim > 1) == (group["weight_decay"] > 0) for parameter in group["params"])
 
 
 def test_sgd_and_adamw() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from phiscale.errors import RecipeError
+from phiscale.families import get_spec
 from phiscale.training.recipe import RECIPES, Recipe, get_recipe
 
 
@@ -34,6 +35,15 @@ def test_paper_recipe_is_the_papers() -> None:
     assert (paper.schedule, paper.decay_rate, paper.decay_epochs) == ("exponential", 0.97, 2.4)
     assert (paper.ema_decay, paper.label_smoothing, paper.epochs) == (0.9999, 0.1, 350)
     assert paper.augment.policy == "autoaugment"
+
+
+@pytest.mark.parametrize(
+    ("variant", "dropout"),
+    [("b0", 0.2), ("b1", 0.2), ("b2", 0.3), ("b3", 0.3), ("b4", 0.4), ("b5", 0.4), ("b6", 0.5), ("b7", 0.5)],
+)
+def test_paper_recipe_leaves_each_variant_its_dropout(variant: str, dropout: float) -> None:
+    spec = RECIPES["paper"].apply_to(get_spec(f"efficientnet_{variant}"))
+    assert (spec.dropout, spec.drop_path) == (dropout, 0.2)
 
 
 def test_override_converts_texts() -> None:

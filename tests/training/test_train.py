@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -114,7 +115,9 @@ def test_early_stopping(tmp_path: Path) -> None:
     assert len(fit(tmp_path, recipe, net=network(frozen), resume=True).history) == 3
 
 
-def record(epoch: int, top1: float | None, loss: float | None = 1.0) -> EpochRecord:
+def record(
+    epoch: int, top1: float | None, loss: float | None = 1.0, images: int | None = None
+) -> EpochRecord:
     return EpochRecord(
         epoch=epoch,
         learning_rate=0.1,
@@ -122,6 +125,7 @@ def record(epoch: int, top1: float | None, loss: float | None = 1.0) -> EpochRec
         train_top1=0.5,
         val_loss=loss,
         val_top1=top1,
+        val_images=images,
         seconds=1.0,
         images_per_second=1.0,
     )
@@ -137,10 +141,33 @@ def test_patience_counts_epochs_without_a_better_top1() -> None:
 
 def test_best_epoch() -> None:
     assert best_epoch([]) is None
-    tied = [record(1, 0.5, 0.9), record(2, 0.5, 0.8), record(3, 0.4, 0.1)]
+    tied = [record(1, 0.5, 0.8), record(2, 0.5, 0.9), record(3, 0.4, 0.1)]
     assert best_epoch(tied) is tied[1]
     unvalidated = [record(1, None, None), record(2, None, None)]
     assert best_epoch(unvalidated) is unvalidated[1]
+
+
+def test_epochs_within_one_standard_error_are_as_good() -> None:
+    scores = (0.5, 0.9, 0.87, 0.88, 0.8)
+    # Of 100 images: √(0.9 · 0.1 / 100) = 0.03, so that 0.87 and 0.88 count as well; of 10,000 it is 0.003.
+    few, many = ([record(i, top1, images=n) for i, top1 in enumerate(scores, start=1)] for n in (100, 10_000))
+    assert best_epoch(few) is few[3]
+    assert best_epoch(many) is many[1]
+    assert best_epoch(few[:3]) is few[2]
+    assert best_epoch(few[:1]) is few[0]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_only_the_newest_epoch_can_become_the_best(seed: int) -> None:
+    """A run keeps one network, so the choice may never go back to one that was passed over."""
+    rng = random.Random(seed)
+    history: list[EpochRecord] = []
+    before: EpochRecord | None = None
+    for epoch in range(1, 60):
+        history.append(record(epoch, rng.randrange(51) / 50, images=50))
+        now = best_epoch(history)
+        assert now in (before, history[-1])
+        before = now
 
 
 def test_frozen_epochs_train_the_classifier_alone(tmp_path: Path) -> None:

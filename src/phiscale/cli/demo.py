@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phiscale.cli.fit import print_plan, print_result
+from phiscale.cli.fit import print_forecast, print_plan, print_result
 from phiscale.cli.options import Macs
 from phiscale.cli.output import INTERRUPTED, console, print_table
 from phiscale.cli.progress import counting
@@ -44,6 +44,7 @@ def demo(
     The images are Noto Emoji, Copyright Google LLC and contributors, Apache License 2.0.
     """
     from phiscale.pipeline import plan_fit, run
+    from phiscale.pipeline.forecast import forecast
     from phiscale.scaling.budget import Budget
 
     began, out_console, model = time.perf_counter(), console(), out / "model"
@@ -64,6 +65,7 @@ def demo(
             progress=progress,
         )
     print_plan(plan)
+    print_forecast(forecast(plan, model, spent=time.perf_counter() - began))
     result = run(plan, model, overwrite=True)
     if result.training.interrupted or result.evaluation is None:
         print_result(result)

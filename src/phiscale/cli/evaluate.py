@@ -76,6 +76,8 @@ def evaluate(
         print_json(result.to_dict())
     else:
         _show(result, all_classes=all_classes)
+    if not json and result.path is not None and result.path.name != "metrics.json":
+        console().print(f"these are not the images that it was trained on: written to {result.path}")
     if result.path is None:
         errors.print(f"metrics.json was not written: {model_dir} is not writable", markup=False)
 
@@ -106,7 +108,7 @@ def _summary(result: Evaluation) -> Table:
     )
     rows = (
         ("top-1", f"{result.top1:.2%}"),
-        (f"top-{min(5, len(result.classes))}", f"{result.top5:.2%}"),
+        *([] if result.top5 is None else [("top-5", f"{result.top5:.2%}")]),
         ("balanced accuracy", f"{result.balanced_accuracy:.2%}"),
         ("macro F1", f"{result.macro_f1:.4f}"),
         ("negative log-likelihood", f"{result.nll:.4f}"),

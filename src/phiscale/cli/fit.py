@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from phiscale.cluster import RayTraining
     from phiscale.data.scan import Finding, ScanReport
     from phiscale.pipeline import FitPlan, FitResult
+    from phiscale.pipeline.forecast import Forecast
 
 
 def fit(
@@ -98,12 +100,26 @@ def fit(
     val_fraction: Annotated[
         float, typer.Option(help="Share held out to choose the best epoch, where there is no val split.")
     ] = 0.2,
+    hold_out: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Hold out so many training images, or a share below 1, to choose the best epoch even where "
+            "there is a val split, which then is the test split. The paper: 25000.",
+        ),
+    ] = 0,
     split_file: SplitFile = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at an image that cannot be used.")] = False,
+    keep_strides: Annotated[
+        bool, typer.Option("--keep-strides", help="Leave the network's strides, however small the images.")
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out, as it was begun.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Throw away the run in --out.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only plan, and say what memory, time and disk it takes.")
+    ] = False,
     json: JsonOutput = False,
 ) -> None:
     """Train the network that fits your images and your budget, and measure it.
@@ -111,9 +127,12 @@ def fit(
     Scans the images, solves the budget, says what it chose and why, trains, and evaluates. Ctrl-C
     stops cleanly; the same command with --resume goes on, on a cluster with any number of workers.
     """
+    began = time.perf_counter()
     place = _place(workers, ray, cpus_per_worker, gpus_per_worker)
     from phiscale.pipeline import plan_fit, run
+    from phiscale.pipeline.forecast import forecast
     from phiscale.pipeline.plan import read_plan
+    from phiscale.training.history import epochs_done
 
     short = {
         "epochs": epochs,
@@ -146,10 +165,20 @@ def fit(
                 val_fraction=val_fraction,
                 split_file=split_file,
                 strict=strict,
+                keep_strides=keep_strides,
+                hold_out=hold_out,
                 progress=progress,
             )
+    if dry_run or not json:
+        done = epochs_done(out) if resume else 0
+        expected = forecast(plan, out, spent=time.perf_counter() - began, epochs_done=done)
     if not json:
         print_plan(plan)
+        print_forecast(expected)
+    if dry_run:
+        if json:
+            print_json({"plan": plan.to_dict(), "forecast": expected.to_dict()})
+        return
     with _connected(place) as together:
         result = run(
             plan,
@@ -205,8 +234,7 @@ def _connected(place: RayTraining | None) -> Iterator[RayTraining | None]:
 
 
 def print_plan(plan: FitPlan) -> None:
-    """Print what was found and chosen, and how long an epoch will take."""
-    from phiscale.pipeline.forecast import seconds_per_epoch
+    """Print what was found and chosen."""
     from phiscale.scaling.complexity import complexity
 
     out, source = console(), plan.source
@@ -222,12 +250,35 @@ def print_plan(plan: FitPlan) -> None:
         f"parameters, {format_bytes(cost.file_bytes)} file, {format_bytes(cost.training_bytes)} of tensors "
         f"to train batches of {plan.recipe.batch_size}"
     )
-    seconds = seconds_per_epoch(plan)
-    total = seconds * plan.recipe.epochs
+
+
+def print_forecast(expected: Forecast) -> None:
+    """Print what memory, time and disk a run needs, and what to do where they are short."""
+    out, room = console(), expected.room
+    free = "" if room.memory is None else f"; {format_bytes(room.memory)} more than now is free"
+    cache = f", {format_bytes(expected.cache_bytes)} of decoded images in {expected.cache}"
     out.print(
-        f"time     about {format_duration(seconds)} an epoch, {format_duration(total)} for "
-        f"{plan.recipe.epochs} epochs"
+        f"memory   about {format_bytes(expected.memory_bytes)} resident at the peak"
+        f"{cache if expected.cache else ''}{free}"
     )
+    if expected.device_bytes is not None and room.device is not None:
+        out.print(
+            f"gpu      about {format_bytes(expected.device_bytes)}; {format_bytes(room.device)} is free"
+        )
+    free = "" if room.disk is None else f"; {format_bytes(room.disk)} is free"
+    out.print(
+        f"disk     about {format_bytes(expected.disk_bytes)} while it trains, "
+        f"{format_bytes(expected.checkpoint_bytes + expected.model_bytes)} afterwards{free}"
+    )
+    if expected.epoch_seconds is not None and expected.seconds is not None:
+        out.print(
+            f"time     about {format_duration(expected.epoch_seconds)} an epoch, "
+            f"{format_duration(expected.seconds)} in all for {expected.epochs} epochs"
+        )
+    for problem in expected.problems:
+        out.print(f"warning  {problem}")
+    for suggestion in expected.suggestions:
+        out.print(f"try      {suggestion}")
 
 
 def _print_findings(report: ScanReport) -> None:
@@ -254,6 +305,11 @@ def print_result(result: FitResult) -> None:
             f"result   top-1 {evaluation.top1:.1%} on {len(evaluation.labels)} {evaluation.data['split']} "
             f"images ({format_duration(result.training.seconds)} of training)"
         )
+        if evaluation.near_chance:
+            out.print(
+                "warning  no better than always naming the largest class, within two standard errors; more "
+                "--epochs, another --learning-rate, trained weights (--recipe finetune), or `phiscale scan`"
+            )
     out.print(f"model    {result.directory}")
 
 

@@ -26,7 +26,7 @@ from phiscale.data.storage import default_cache_dir, replacing
 from phiscale.errors import DataError
 from phiscale.preprocess import Preprocess
 
-__all__ = ["CacheMode", "PixelCache", "default_cache_dir", "open_cache"]
+__all__ = ["CacheMode", "PixelCache", "cache_place", "default_cache_dir", "find_cache", "open_cache"]
 
 CacheMode = Literal["auto", "memory", "disk", "off"]
 
@@ -127,22 +127,9 @@ def open_cache(
         return found
     counts = builder.count()
     needed = int(counts.sum())
-    limits = {
-        "memory": _memory_limit() if limit is None else limit,
-        "disk": _disk_limit(folder) if limit is None else limit,
-    }
-    if mode == "auto":
-        fitting = [place for place in ("memory", "disk") if needed <= limits[place]]
-        if not fitting:
-            return None
-        place = fitting[0]
-    else:
-        place = mode
-    if needed > limits[place]:
-        raise DataError(
-            f"the decoded images need {_gib(needed)}, more than the {place} cache's limit of "
-            f"{_gib(limits[place])}; choose another cache, or raise the limit"
-        )
+    place = cache_place(needed, mode=mode, folder=folder, limit=limit)
+    if place is None:
+        return None
     if place == "memory":
         return builder.in_memory(counts)
     try:
@@ -153,6 +140,43 @@ def open_cache(
         raise DataError(
             f"cannot write the cache in {folder}: {error.strerror}; choose another folder"
         ) from None
+
+
+def cache_place(
+    needed: int, *, mode: CacheMode, folder: Path | None = None, limit: int | None = None
+) -> Literal["memory", "disk"] | None:
+    """Where so many bytes of decoded pixels are kept; None for nowhere.
+
+    Args:
+        needed: Bytes of all decoded images.
+        mode: As for `open_cache`.
+        folder: As for `open_cache`.
+        limit: As for `open_cache`.
+
+    Raises:
+        DataError: They do not fit, and `mode` is not ``"auto"``.
+    """
+    if mode == "off":
+        return None
+    limits: dict[Literal["memory", "disk"], int] = {
+        "memory": _memory_limit() if limit is None else limit,
+        "disk": _disk_limit(folder or default_cache_dir()) if limit is None else limit,
+    }
+    if mode == "auto":
+        return next((place for place, most in limits.items() if needed <= most), None)
+    if needed > limits[mode]:
+        raise DataError(
+            f"the decoded images need {_gib(needed)}, more than the {mode} cache's limit of "
+            f"{_gib(limits[mode])}; choose another cache, or raise the limit"
+        )
+    return mode
+
+
+def find_cache(
+    source: ImageSource, records: Sequence[ImageRecord], preprocess: Preprocess, *, folder: Path | None = None
+) -> PixelCache | None:
+    """The file that an earlier run left of exactly these images, or None; nothing is decoded."""
+    return _Builder(source, tuple(records), preprocess, 1).open_file(folder or default_cache_dir())
 
 
 @dataclass(frozen=True)

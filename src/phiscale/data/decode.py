@@ -212,7 +212,7 @@ def _check_file(path: Path, name: str, max_pixels: int) -> None:
         raise _image_error(name, error) from None
     if not is_file:
         # Opening a pipe or a device would wait for ever, so only plain files are opened.
-        reason = "not a plain file" if exists else "the file does not exist"
+        reason = "not a plain file" if exists else "there is no such file or folder"
         raise ImageError(f"{name}: {reason}", reason=reason)
     if size == 0:
         raise ImageError(f"{name}: the file is empty", problem="zero_byte", reason="the file is empty")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ __all__ = ["SplitChoice", "evaluate"]
 
 SplitChoice = Literal["auto", "train", "val", "test", "all"]
 
-_SPLIT_KEYS = ("val_fraction", "seed", "split_file")
+_SPLIT_KEYS = ("val_fraction", "seed", "split_file", "hold_out")
 
 
 def evaluate(
@@ -39,6 +40,9 @@ def evaluate(
     progress: Progress | None = None,
 ) -> Evaluation:
     """Measure a model on labelled images, and write ``metrics.json`` into its directory.
+
+    Images at another place than those that the model was trained on are written beside it, in
+    ``metrics-PLACE-SPLIT.json``; `Evaluation.path` says where.
 
     Classes of the data are matched with the model's by name; the data may have fewer. An image that
     cannot be read is listed in `Evaluation.skipped` and counts in no metric.
@@ -89,7 +93,8 @@ def evaluate(
         )
     settings = {"batch_size": batch_size, "workers": workers, "device": device, "limit": limit}
     data = {"location": source.location, "split": name, **rule}
-    return _write(_result(run, records, to_model, model, data, settings), model)
+    file = _file_beside(images, name, model)
+    return _write(_result(run, records, to_model, model, data, settings), model, file)
 
 
 def _check_arguments(split: str, batch_size: int, workers: int, limit: int | None) -> None:
@@ -125,6 +130,7 @@ def _open(
         val_fraction=rule["val_fraction"] or 0.0,
         seed=rule["seed"] or 0,
         split_file=Path(rule["split_file"]) if rule["split_file"] else None,
+        hold_out=rule["hold_out"] or 0,
     )
     if split != "auto":
         return source, split, rule
@@ -195,7 +201,17 @@ def _result(
     )
 
 
-def _write(result: Evaluation, model: ModelDir) -> Evaluation:
+def _file_beside(images: str | Path, split: str, model: ModelDir) -> str | None:
+    """Name of the file for images that the model was not trained on; None is ``metrics.json``."""
+    trained_on = model.provenance.get("data")
+    place = trained_on.get("location") if isinstance(trained_on, Mapping) else None
+    if place is None or _same_place(images, place):
+        return None
+    stem = re.sub(r"[^\w.-]+", "-", Path(images).name).strip("-.") or "images"
+    return f"metrics-{stem[:60]}-{split}.json"
+
+
+def _write(result: Evaluation, model: ModelDir, file: str | None) -> Evaluation:
     content = {
         **result.to_dict(),
         # The weights that were measured; the directory may have got others in the meantime.
@@ -203,7 +219,7 @@ def _write(result: Evaluation, model: ModelDir) -> Evaluation:
         **versions(),
     }
     try:
-        return replace(result, path=write_metrics(model.path, content))
+        return replace(result, path=write_metrics(model.path, content, name=file))
     except ModelDirError:
         # A directory that cannot be written to is no reason to lose the measurement.
         return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,7 +63,8 @@ class Metrics:
     Attributes:
         num_images: Images that it was computed from.
         top1: Share whose most likely class is right.
-        top5: Share whose class is among the five most likely, or among all where there are fewer.
+        top5: Share whose class is among the five most likely; None where there are no more than five classes,
+            of which it would tell nothing.
         balanced_accuracy: Mean recall over the classes that have images.
         macro_f1: Mean F1 over the classes that have images or predictions.
         nll: Mean negative log-likelihood of the right class, in nats.
@@ -74,7 +76,7 @@ class Metrics:
 
     num_images: int
     top1: float
-    top5: float
+    top5: float | None
     balanced_accuracy: float
     macro_f1: float
     nll: float
@@ -86,6 +88,12 @@ class Metrics:
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, in the order of the logits."""
         return tuple(item.name for item in self.per_class)
+
+    @property
+    def near_chance(self) -> bool:
+        """Whether top-1 is no more than two standard errors above that of always naming the largest class."""
+        chance = float(self.confusion_matrix.sum(axis=1).max()) / self.num_images
+        return self.top1 <= chance + 2 * math.sqrt(chance * (1 - chance) / self.num_images)
 
     def confusions(self, limit: int = _TOP_CONFUSIONS) -> tuple[Confusion, ...]:
         """The most frequent confusions of two classes, most frequent first."""
@@ -155,7 +163,7 @@ def compute_metrics(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> M
     return Metrics(
         num_images=len(labels),
         top1=accuracy(1),
-        top5=accuracy(min(5, num_classes)),
+        top5=accuracy(5) if num_classes > 5 else None,
         balanced_accuracy=float(np.mean(np.asarray(recall)[seen])),
         macro_f1=float(np.mean(np.asarray(f1)[seen | (matrix.sum(axis=0) > 0)])),
         nll=float(cross_entropy(logits, labels)),

@@ -60,7 +60,7 @@ class Evaluation(Metrics):
         ids: Id of each image that was read.
         labels: (N,) right classes.
         probabilities: (N, K).
-        path: The ``metrics.json`` that was written; None where the model directory is not writable.
+        path: The file that was written, see `evaluate`; None where the model directory is not writable.
     """
 
     data: Mapping[str, Any]

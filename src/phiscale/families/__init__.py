@@ -44,7 +44,10 @@ def get_spec(name: str | Path | NetworkSpec) -> NetworkSpec:
     if text not in specs:
         close = difflib.get_close_matches(text, specs, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        raise SpecError(f"no network is named {text!r}; {hint}list_specs() names all, or give a .json file")
+        raise SpecError(
+            f"no network is named {text!r}; {hint}`phiscale models` or list_specs() names all; "
+            "or give a .json file"
+        )
     return specs[text]
 
 

@@ -95,6 +95,8 @@ def fit(
     val_fraction: float = 0.2,
     split_file: Path | None = None,
     strict: bool = False,
+    keep_strides: bool = False,
+    hold_out: float = 0,
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
@@ -128,6 +130,10 @@ def fit(
             has no val split.
         split_file: CSV with `path` and `split` that decides the splits.
         strict: Whether an image that cannot be used is an error instead of being left out.
+        keep_strides: Leave the network's strides as they are. By default small images lower them, so that
+            the last feature map keeps 4 px; the weights fit either way.
+        hold_out: Training images (a number, or a share below 1) to hold out for choosing the best epoch even
+            where there is a val split; that is then the test split.
         resume: Go on with the run in `out`; the other arguments are then those it was begun with.
         overwrite: Whether a run in `out` may be thrown away.
         progress: Whether to draw a progress bar.
@@ -161,6 +167,8 @@ def fit(
             val_fraction=val_fraction,
             split_file=split_file,
             strict=strict,
+            keep_strides=keep_strides,
+            hold_out=hold_out,
         )
     return run(
         plan,
@@ -203,7 +211,7 @@ def run(
     if not resume:
         if checkpoints.exist(directory) and not overwrite:
             raise TrainingError(
-                f"{directory} holds a run already; go on with resume, or choose another directory"
+                f"{directory} holds a run already; go on with resume (--resume), or choose another directory"
             )
         if together:
             # Here, and not where workers begin: they may begin again in the midst of the run.

@@ -81,13 +81,9 @@ class FitPlan:
     data: Mapping[str, Any]
     unusable: tuple[str, ...]
 
-    def write(self, directory: Path) -> None:
-        """Store what a resumed run needs.
-
-        Raises:
-            TrainingError: The directory cannot be written.
-        """
-        content = {
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON: what `read_plan` reads."""
+        return {
             "images": self.images,
             "spec": self.spec.to_dict(),
             "preprocess": self.preprocess.to_dict(),
@@ -99,9 +95,16 @@ class FitPlan:
             "classes": list(self.source.classes),
             "unusable": list(self.unusable),
         }
+
+    def write(self, directory: Path) -> None:
+        """Store what a resumed run needs.
+
+        Raises:
+            TrainingError: The directory cannot be written.
+        """
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            write_text(directory / PLAN, json.dumps(content, indent=2) + "\n")
+            write_text(directory / PLAN, json.dumps(self.to_dict(), indent=2) + "\n")
         except OSError as error:
             raise TrainingError(f"cannot write to {directory}: {error.strerror or error}") from None
 
@@ -121,6 +124,8 @@ def plan_fit(
     val_fraction: float = 0.2,
     split_file: Path | None = None,
     strict: bool = False,
+    keep_strides: bool = False,
+    hold_out: float = 0,
     progress: ScanProgress | None = None,
 ) -> FitPlan:
     """Look at the images, solve the budget, and settle every choice of a run.
@@ -130,7 +135,9 @@ def plan_fit(
     if weights is None and recipe == "finetune" and budget is None:
         weights = default_start(get_spec(model))
     chosen = _recipe(recipe, overrides, weights=None if weights is None else str(weights))
-    source = open_source(images, val_fraction=val_fraction, seed=chosen.seed, split_file=split_file)
+    source = open_source(
+        images, val_fraction=val_fraction, seed=chosen.seed, split_file=split_file, hold_out=hold_out
+    )
     report = scan(source, progress=progress)
     if strict and report.unusable:
         raise DataError(
@@ -157,7 +164,9 @@ def plan_fit(
         solve = None
         if budget is not None:
             solve = _solver(budget, meter, chosen.batch_size)
-        spec, solved, is_native = choose_network(baseline, solve, get_rule(rule), image_size, report, notes)
+        spec, solved, is_native = choose_network(
+            baseline, solve, get_rule(rule), image_size, report, notes, keep_strides=keep_strides
+        )
         preprocess = replace(Preprocess.for_size(spec.image_size, channels=spec.in_channels), resize=resize)
         if is_native:  # images at the network's own size have no border to spare
             preprocess = replace(preprocess, crop_fraction=1.0)
@@ -182,6 +191,7 @@ def plan_fit(
             "val_fraction": val_fraction,
             "seed": chosen.seed,
             "split_file": None if split_file is None else str(split_file),
+            "hold_out": hold_out,
         },
         unusable=tuple(sorted(report.unusable)),
     )
@@ -200,9 +210,13 @@ def read_plan(directory: Path) -> FitPlan:
         if missing:
             raise ValueError(f"{min(missing)} is missing")
     except FileNotFoundError:
-        raise TrainingError(f"nothing to resume: no {PLAN} in {directory}; start without resume") from None
+        raise TrainingError(
+            f"nothing to resume: no {PLAN} in {directory}; start without resume (--resume)"
+        ) from None
     except (OSError, ValueError, AttributeError) as error:
-        raise TrainingError(f"cannot read {directory / PLAN}: {error}; start again without resume") from None
+        raise TrainingError(
+            f"cannot read {directory / PLAN}: {error}; start again without resume (--resume)"
+        ) from None
     data = content["data"]
     split_file = data["split_file"]
     source = open_source(
@@ -210,6 +224,7 @@ def read_plan(directory: Path) -> FitPlan:
         val_fraction=data["val_fraction"],
         seed=data["seed"],
         split_file=None if split_file is None else Path(split_file),
+        hold_out=data.get("hold_out", 0),  # plans of version 0.1 have none
     ).without(content["unusable"])
     if list(source.classes) != content["classes"]:
         raise DataError(
@@ -310,6 +325,8 @@ def choose_network(
     image_size: int | tuple[int, int] | None,
     report: ScanReport,
     notes: list[str],
+    *,
+    keep_strides: bool = False,
 ) -> tuple[NetworkSpec, BudgetFit | None, bool]:
     """The network for some images, how the budget was solved, and whether it sees images at their own size.
 
@@ -320,6 +337,7 @@ def choose_network(
         image_size: Side or (height, width) in pixels; None chooses it.
         report: The scan of the images.
         notes: Gets a sentence for each choice.
+        keep_strides: Leave the strides as they are, however small the images.
     """
     native = _native_side(report)
     solved = None if solve is None else solve(baseline, rule=rule)
@@ -330,10 +348,11 @@ def choose_network(
         assert native is not None
         fixed = (native, native)
         notes.append(f"the images are about {native} px, so the network takes {native} px and not more")
-    elif fixed is None and -(-min(spec.image_size) // spec.output_stride) < LEAST_MAP:
+    elif fixed is None and not keep_strides and -(-min(spec.image_size) // spec.output_stride) < LEAST_MAP:
         fixed = spec.image_size
     if fixed is not None:
-        spec, solved = _at_image_size(baseline, fixed, solve, rule)
+        maps = (0,) if keep_strides else LAST_MAPS
+        spec, solved = _at_image_size(baseline, fixed, solve, rule, maps)
         if spec.output_stride != baseline.output_stride:
             notes.append(
                 f"strides lowered from {baseline.output_stride} to {spec.output_stride}, so that the last "
@@ -356,18 +375,19 @@ def _at_image_size(
     size: tuple[int, int],
     solve: Callable[..., BudgetFit] | None,
     rule: CompoundRule,
+    maps: tuple[int, ...],
 ) -> tuple[NetworkSpec, BudgetFit | None]:
-    """The network at a fixed image size, with strides as low as the budget allows."""
+    """The network at a fixed image size, its last map as many pixels of `maps` as the budget allows."""
     if solve is None:
-        return for_image_size(baseline, size), None
+        return for_image_size(baseline, size, min_map=maps[0]), None
     fixed_rule = rule.without_resolution()
-    for min_map in LAST_MAPS[:-1]:
+    for min_map in maps[:-1]:
         try:
             solved = solve(for_image_size(baseline, size, min_map=min_map), rule=fixed_rule)
         except BudgetError:
             continue  # lower strides cost multiply-adds and memory
         return solved.spec, solved
-    solved = solve(for_image_size(baseline, size, min_map=LAST_MAPS[-1]), rule=fixed_rule)
+    solved = solve(for_image_size(baseline, size, min_map=maps[-1]), rule=fixed_rule)
     return solved.spec, solved
 
 

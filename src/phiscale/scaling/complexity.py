@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from phiscale.errors import SpecError
-from phiscale.scaling.memory import inference_peak, training_peak
+from phiscale.scaling.memory import checkpointed_peak, inference_peak, training_peak
 from phiscale.scaling.tape import OpCost, tape
 from phiscale.spec import NetworkSpec, as_size
 
@@ -79,6 +79,7 @@ def complexity(
     image_size: int | tuple[int, int] | None = None,
     *,
     optimizer_states: int = 2,
+    grad_checkpointing: bool = False,
 ) -> Complexity:
     """Count what a network costs.
 
@@ -91,6 +92,7 @@ def complexity(
         image_size: Side or (height, width) in pixels; None is the spec's own.
         optimizer_states: Numbers that the optimiser keeps per parameter: 0 for plain SGD, 1 with
             momentum, 2 for AdamW and for RMSProp with momentum.
+        grad_checkpointing: Whether training keeps the input of each block alone.
 
     Raises:
         SpecError: `batch_size` or `image_size` is not positive, `optimizer_states` is negative, or the
@@ -110,18 +112,23 @@ def complexity(
             f"{spec.name} has {spec.num_blocks:,} blocks; at most {MAX_BLOCKS:,} are counted: scale it less"
         )
     size = spec.image_size if image_size is None else as_size(image_size)
-    return _complexity(spec, batch_size, size, optimizer_states)
+    return _complexity(spec, batch_size, size, optimizer_states, grad_checkpointing)
 
 
 @lru_cache(maxsize=4096)
 def _complexity(
-    spec: NetworkSpec, batch_size: int, size: tuple[int, int], optimizer_states: int
+    spec: NetworkSpec,
+    batch_size: int,
+    size: tuple[int, int],
+    optimizer_states: int,
+    grad_checkpointing: bool,
 ) -> Complexity:
     ops = list(tape(spec, size))
     params = sum(op.params for op in ops)
     stored = params + sum(op.buffers for op in ops)
     norms = sum(op.kind == "norm" for op in ops)
     counters = 8 * norms  # num_batches_tracked, int64
+    peak = checkpointed_peak if grad_checkpointing else training_peak
     images = spec.in_channels * size[0] * size[1] * batch_size
     return Complexity(
         params=params,
@@ -130,12 +137,7 @@ def _complexity(
         file_bytes=FLOAT_BYTES * stored + counters + HEADER_BYTES_PER_TENSOR * sum(op.tensors for op in ops),
         inference_bytes=FLOAT_BYTES * (stored + images + batch_size * inference_peak(ops)),
         training_bytes=FLOAT_BYTES
-        * (
-            stored
-            + params * optimizer_states
-            + images
-            + training_peak(ops, spec.activation, batch_size=batch_size)
-        ),
+        * (stored + params * optimizer_states + images + peak(ops, spec.activation, batch_size=batch_size)),
         batch_size=batch_size,
         image_size=size,
         stages=_stages(spec, ops, size),

@@ -7,10 +7,11 @@ bytes, and leave out weights and input images, which are there all the time.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 from phiscale.scaling.tape import OpCost
 
-__all__ = ["inference_peak", "training_peak"]
+__all__ = ["checkpointed_peak", "inference_peak", "training_peak"]
 
 
 def inference_peak(ops: Sequence[OpCost]) -> int:
@@ -65,6 +66,32 @@ def training_peak(ops: Sequence[OpCost], activation: str, *, batch_size: int) ->
         if index and ops[index - 1].block != op.block:
             shortcut = 0
     # The optimiser's step comes when all activations are gone.
+    return max(peak, gradients)
+
+
+def checkpointed_peak(ops: Sequence[OpCost], activation: str, *, batch_size: int) -> int:
+    """`training_peak` where each block keeps its input alone and runs again in the backward pass.
+
+    Stem and head keep all they need. While a block is run backwards, the inputs of the blocks before it
+    are alive, and the gradients of the parameters behind it.
+    """
+    parts = [list(part) for _, part in groupby(ops, key=lambda op: op.block)]
+    blocks = range(1, len(parts) - 1)  # between the stem and the head
+    overwrites = activation == "relu"
+    kept = [
+        part[0].in_elements
+        if index in blocks
+        else sum(
+            _saved_output(op, after, overwrites) for op, after in zip(part, [*part[1:], None], strict=True)
+        )
+        for index, part in enumerate(parts)
+    ]
+    gradients = peak = 0
+    for index in range(len(parts) - 1, -1, -1):
+        before = kept[: index + 1] if index in blocks else kept[:index]
+        own = training_peak(parts[index], activation, batch_size=batch_size)
+        peak = max(peak, batch_size * sum(before) + own + gradients)
+        gradients += sum(op.params for op in parts[index])
     return max(peak, gradients)
 
 

@@ -165,7 +165,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
                     last.replace(_previous(last))
         except (OSError, RuntimeError) as error:  # torch tells of a full disk as a RuntimeError
             raise TrainingError(
-                f"cannot write the checkpoint {last}: {error}; make room and go on with resume"
+                f"cannot write the checkpoint {last}: {error}; make room and go on with resume (--resume)"
             ) from None
         sync_folder(last.parent)
 
@@ -206,7 +206,8 @@ def find(directory: Path) -> tuple[Path, dict[str, Any]] | None:
             logger.warning("%s is damaged and left aside", path)
     if candidates:
         raise TrainingError(
-            f"every checkpoint in {last.parent} is damaged; start anew without resume, in another directory"
+            f"every checkpoint in {last.parent} is damaged; start anew without resume (--resume), "
+            "in another directory"
         )
     return None
 

@@ -6,6 +6,7 @@ decides as an unbroken one without any counter to restore.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -17,7 +18,16 @@ from typing import Any
 from phiscale.errors import TrainingError
 from phiscale.weights.files import write_text
 
-__all__ = ["HISTORY", "EpochRecord", "best_epoch", "out_of_patience", "read_history", "write_history"]
+__all__ = [
+    "HISTORY",
+    "EpochRecord",
+    "best_epoch",
+    "epochs_done",
+    "out_of_patience",
+    "read_history",
+    "standard_error",
+    "write_history",
+]
 
 HISTORY = "history.json"
 
@@ -33,6 +43,7 @@ class EpochRecord:
         train_top1: Share of training images classified right while training, in [0, 1].
         val_loss: Cross entropy on the validation images; None without any.
         val_top1: Share of validation images classified right, in [0, 1]; None without any.
+        val_images: Validation images; None without any, and in histories of version 0.1.
         seconds: The whole epoch, with validation.
         images_per_second: Of training alone.
         input_share: Of the seconds, the share in which training waited for images; None where nobody looked.
@@ -45,6 +56,7 @@ class EpochRecord:
     train_top1: float
     val_loss: float | None = None
     val_top1: float | None = None
+    val_images: int | None = None
     seconds: float
     images_per_second: float
     input_share: float | None = None
@@ -61,16 +73,35 @@ class EpochRecord:
 
 
 def best_epoch(history: Sequence[EpochRecord]) -> EpochRecord | None:
-    """The epoch of the highest validation top-1, and of those the one of the lowest validation loss.
+    """The last epoch whose validation top-1 is within one standard error of the highest.
 
-    Where there was no validation, the last epoch.
+    On few images the highest of many epochs is so by chance; among those that cannot be told apart from it,
+    the one that has trained longest is taken (the rule of one standard error, Breiman et al. 1984). The error
+    is that of a share p of n images, √(p (1 − p) / n). Where n is not known, it counts as 0 and the last of
+    the highest is taken. Where there was no validation, the last epoch.
+
+    An epoch that is not the best so far never becomes it, so that one network has to be kept.
     """
     if not history:
         return None
     if history[-1].val_top1 is None:
         return history[-1]
-    # A tie goes to the lower loss: on small validation sets many epochs share a top-1.
-    return max(history, key=lambda record: (record.val_top1 or 0.0, -(record.val_loss or math.inf)))
+    top = max(history, key=lambda record: (record.val_top1 or 0.0, record.epoch))
+    highest = top.val_top1 or 0.0
+    least = highest - standard_error(highest, top.val_images)
+    return max(
+        (record for record in history if (record.val_top1 or 0.0) >= least), key=lambda record: record.epoch
+    )
+
+
+def standard_error(share: float, images: int | None) -> float:
+    """Of a share that was counted on so many images; 0 where their number is not known.
+
+    Examples:
+        >>> standard_error(0.5, 100)
+        0.05
+    """
+    return math.sqrt(share * (1 - share) / images) if images else 0.0
 
 
 def out_of_patience(history: Sequence[EpochRecord], patience: int) -> bool:
@@ -92,6 +123,13 @@ def write_history(directory: Path, history: Iterable[EpochRecord]) -> None:
         write_text(directory / HISTORY, text + "\n")
     except OSError as error:
         raise TrainingError(f"cannot write {directory / HISTORY}: {error}; make room and go on") from None
+
+
+def epochs_done(directory: Path) -> int:
+    """Finished epochs of the run in a directory; 0 where there is none."""
+    with contextlib.suppress(OSError, ValueError):
+        return len(json.loads((directory / HISTORY).read_text(encoding="utf-8")))
+    return 0
 
 
 def read_history(directory: Path) -> tuple[EpochRecord, ...]:

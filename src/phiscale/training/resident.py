@@ -141,6 +141,7 @@ def train_resident(
                 train_top1=top1,
                 val_loss=val_loss,
                 val_top1=val_top1,
+                val_images=len(validation),
                 seconds=time.perf_counter() - began,
                 images_per_second=step.steps * recipe.batch_size / seconds,
             )

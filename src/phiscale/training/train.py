@@ -37,7 +37,7 @@ from phiscale.training.signals import Interrupted, StopCallback, StopSignals
 from phiscale.training.task import ClassificationTask
 from phiscale.weights.files import write_text
 
-__all__ = ["RECIPE", "TrainResult", "train"]
+__all__ = ["RECIPE", "TrainResult", "fit_task", "prepared", "train"]
 
 RECIPE = "recipe.yaml"
 Batches = DataLoader[tuple[Tensor, Tensor]]
@@ -143,7 +143,7 @@ def train(
             on_epoch(record)
 
     writer = ModelWriter(directory=directory, preprocess=preprocess, provenance=dict(provenance or {}))
-    with _prepared(net, recipe), StopSignals() as signals:
+    with prepared(net, recipe), StopSignals() as signals:
         keeper = RunKeeper(
             run=run,
             writer=writer,
@@ -159,7 +159,7 @@ def train(
         callbacks = [callback for callback in everyone if callback]
         path = stored[0] if stored else None
         _set_position(train_loader, epoch=len(done), batches=run.part.batches)
-        stopped = _fit(task, train_loader, val_loader, callbacks, signals, path)
+        stopped = fit_task(task, train_loader, val_loader, callbacks, signals, path)
         # A signal in the very last moment came too late to interrupt anything.
         interrupted = stopped and not _complete(keeper.history, recipe)
     if interrupted and bar:
@@ -197,14 +197,17 @@ def _open_directory(
     if resume:
         found = checkpoints.find(directory)
         if found is None:
-            raise TrainingError(f"nothing to resume: no checkpoint in {directory}; start without resume")
+            raise TrainingError(
+                f"nothing to resume: no checkpoint in {directory}; start without resume (--resume)"
+            )
         run.require_same(RunState.take_from(found[1]))
         if my_share().rank == 0:
             checkpoints.tidy(directory)
         return found
     if checkpoints.exist(directory) and not overwrite:
         raise TrainingError(
-            f"{directory} holds a run already; go on with resume, overwrite it, or choose another directory"
+            f"{directory} holds a run already; go on with resume (--resume), overwrite it, "
+            "or choose another directory"
         )
     if my_share().rank > 0:
         return None  # the first process does it, before anybody takes a step
@@ -218,7 +221,7 @@ def _open_directory(
     return None
 
 
-def _fit(
+def fit_task(
     task: ClassificationTask,
     train_loader: Batches,
     val_loader: Batches | None,
@@ -280,7 +283,7 @@ def _can_skip(loader: Batches) -> bool:
 
 
 @contextlib.contextmanager
-def _prepared(net: Network, recipe: Recipe) -> Iterator[None]:
+def prepared(net: Network, recipe: Recipe) -> Iterator[None]:
     """Global and network settings of a run, taken back afterwards where that is possible."""
     keep_freed_memory()
     checkpointing = net.grad_checkpointing
@@ -346,7 +349,7 @@ def _out_of_memory(recipe: Recipe) -> str:
 def _farewell(history: Sequence[EpochRecord], recipe: Recipe) -> str:
     return (
         f"stopped after {len(history)} of {recipe.epochs} epochs; the last checkpoint is in place: "
-        "run the same again with resume to go on"
+        "run the same again with resume (--resume) to go on"
     )
 
 

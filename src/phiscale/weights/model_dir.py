@@ -114,28 +114,32 @@ def save(
     return folder
 
 
-def write_metrics(path: str | Path, metrics: Mapping[str, Any]) -> Path:
+def write_metrics(path: str | Path, metrics: Mapping[str, Any], *, name: str | None = None) -> Path:
     """Write ``metrics.json`` and show the metrics in the model card.
 
     Args:
         path: A model directory.
         metrics: Plain JSON values. ``weights_sha256`` says which weights were measured; where it is left
             out, it is taken to be the present ones.
+        name: Another file in the directory, for metrics that the card does not show; None is
+            ``metrics.json``.
 
     Returns:
-        Path of ``metrics.json``.
+        Path of the file.
 
     Raises:
         ModelDirError: `path` is no model directory, or cannot be written.
     """
     model = read_config(path)
     content = plain({"weights_sha256": model.weights_sha256, **metrics})
+    target = model.path / (name or METRICS)
     try:
-        files.write_text(model.path / METRICS, json.dumps(content, indent=2) + "\n")
-        _write_card(model, metrics=read_metrics(model.path))
+        files.write_text(target, json.dumps(content, indent=2) + "\n")
+        if name is None:
+            _write_card(model, metrics=read_metrics(model.path))
     except OSError as error:
-        raise ModelDirError(f"cannot write {model.path / METRICS}: {error}") from None
-    return model.path / METRICS
+        raise ModelDirError(f"cannot write {target}: {error}") from None
+    return target
 
 
 def read_metrics(path: str | Path) -> dict[str, Any] | None:
