@@ -180,9 +180,8 @@ class RunKeeper(pl.Callback):
         validated = self._train_ended > 0
         train_loss, train_top1 = task.train_meter.mean()
         val_loss, val_top1 = task.val_meter.mean() if validated else (None, None)
-        images, val_images = (
-            float(global_sum(torch.tensor(float(meter.count)))) for meter in (task.train_meter, task.val_meter)
-        )
+        meters = (task.train_meter, task.val_meter)
+        images, val_images = (float(global_sum(torch.tensor(float(meter.count)))) for meter in meters)
         train_seconds = (self._train_ended if validated else now) - self._epoch_began
         seconds = now - self._epoch_began
         return EpochRecord(
@@ -192,9 +191,7 @@ class RunKeeper(pl.Callback):
             train_top1=train_top1,
             val_loss=val_loss,
             val_top1=val_top1,
-            val_images=round(float(global_sum(torch.tensor(float(task.val_meter.count)))))
-            if validated
-            else None,
+            val_images=round(val_images) if validated else None,
             seconds=seconds,
             images_per_second=images / train_seconds,
             input_share=self._clock.input_seconds / seconds,
