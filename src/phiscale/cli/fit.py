@@ -82,6 +82,14 @@ def fit(
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate per 256 images.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that load images.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    tune: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|off",
+            help="auto measures which precision and layers train fastest here; off takes the recipe's, so "
+            "that the same seed gives the same weights. The recipes that come with phiscale say auto.",
+        ),
+    ] = None,
     val_fraction: Annotated[
         float, typer.Option(help="Share held out to choose the best epoch, where there is no val split.")
     ] = 0.2,
@@ -98,7 +106,7 @@ def fit(
     Scans the images, solves the budget, says what it chose and why, trains, and evaluates. Ctrl-C
     stops cleanly; the same command with --resume goes on.
     """
-    from phiscale.pipeline import plan_fit, run
+    from phiscale.pipeline import plan_fit, run, tune_plan
     from phiscale.pipeline.plan import read_plan
 
     short = {
@@ -107,6 +115,7 @@ def fit(
         "learning_rate": learning_rate,
         "workers": workers,
         "seed": seed,
+        "tune": tune,
     }
     if resume:
         plan = read_plan(out)
@@ -133,6 +142,8 @@ def fit(
                 strict=strict,
                 progress=progress,
             )
+        with counting("measuring what trains fastest here", show=not json):
+            plan = tune_plan(plan)
     if not json:
         print_plan(plan)
     result = run(plan, out, resume=resume, overwrite=overwrite, strict=strict, progress=not json)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,11 @@ from phiscale.training import checkpoints
 from phiscale.training.history import EpochRecord
 from phiscale.training.recipe import Recipe
 from phiscale.training.train import TrainResult, train
+from phiscale.training.tune import tune, worth_tuning
 from phiscale.weights.load import load_weights
 from phiscale.weights.warm_start import WARM_STARTS
 
-__all__ = ["FitResult", "fit", "run"]
+__all__ = ["FitResult", "fit", "run", "tune_plan"]
 
 RECALIBRATION_IMAGES = 512
 RECALIBRATION_BATCH = 64
@@ -160,13 +161,15 @@ def run(
     Raises:
         TrainingError: Training cannot start, go on, or be resumed.
     """
-    directory, recipe, source = Path(out), plan.recipe, plan.source
+    directory, source = Path(out), plan.source
     if not resume:
         if checkpoints.exist(directory) and not overwrite:
             raise TrainingError(
                 f"{directory} holds a run already; go on with resume, or choose another directory"
             )
-        plan.write(directory)
+        plan = tune_plan(plan)
+        plan.write(directory)  # as tuned, so that a resumed run goes on as it began
+    recipe = plan.recipe
     loading: dict[str, Any] = {
         "batch_size": recipe.batch_size,
         "seed": recipe.seed,
@@ -205,6 +208,34 @@ def run(
         evaluate(directory, plan.images, batch_size=recipe.batch_size, strict=strict) if measurable else None
     )
     return FitResult(directory=directory, training=trained, evaluation=evaluation)
+
+
+def tune_plan(plan: FitPlan) -> FitPlan:
+    """Settle precision and layers, where the recipe leaves it to a measurement.
+
+    A run that is too short to pay for one, and one on a device that nothing is known of, keep what the recipe
+    says.
+
+    Returns:
+        The plan with `tune` off, and a note on what was chosen and how much faster it is.
+    """
+    recipe = plan.recipe
+    if recipe.tune == "off":
+        return plan
+    device, images = _device(), len(plan.source.split("train"))
+    if not worth_tuning(recipe, plan.spec.image_size, images=images, device=device):
+        return replace(plan, recipe=replace(recipe, tune="off"))
+    with torch.random.fork_rng():
+        net = build_network(plan.spec)
+    tuning = tune(net, recipe, device=device)
+    return replace(plan, recipe=tuning.recipe, notes=(*plan.notes, str(tuning)))
+
+
+def _device() -> torch.device:
+    """What Lightning will take."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def _network(plan: FitPlan) -> Network:
