@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -18,6 +19,9 @@ from smooth_pictures import make_images
 import phiscale as ps
 from malformed import make_malformed
 from phiscale.errors import ModelDirError, TrainingError
+from phiscale.pipeline.fit import run, tune_plan
+from phiscale.pipeline.plan import plan_fit, read_plan
+from phiscale.training.recipe import get_recipe
 
 SHORT = {"epochs": 2, "warmup_epochs": 0, "batch_size": 8}
 BUDGET = ps.Budget(macs=1e6)
@@ -180,3 +184,36 @@ def test_interrupt_says_how_to_go_on(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert b"resume" in errors
     assert b"Traceback" not in errors
+
+
+def test_a_tuned_run_is_resumed_as_it_was_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = get_recipe("fast").override(SHORT)
+    plan = plan_fit(make_images(tmp_path / "images"), recipe=recipe, image_size=32)
+    assert plan.recipe.tune == "auto"
+    short = tune_plan(plan)  # 30 images do not pay for a measurement
+    assert (short.recipe.tune, short.recipe.precision, short.notes) == ("off", "32-true", plan.notes)
+
+    module = importlib.import_module("phiscale.pipeline.fit")  # its function hides it
+    monkeypatch.setattr(module, "worth_tuning", lambda *_, **__: True)
+    # The clock is not to be relied on: the faster of two ways is made so.
+    times = {"32-true": 2.0, "bf16-mixed": 1.0}
+    monkeypatch.setattr("phiscale.training.tune._Trial.time", lambda self, way: times[way.precision])
+    # On pictures of 32 px, whose maps are 1 px at last, bf16 is far off, torch's own too.
+    monkeypatch.setattr("phiscale.training.tune.AUTOCAST_TIMES", 10.0)
+    number = signal.SIGINT
+    result = run(plan, tmp_path / "model", progress=False, on_epoch=lambda _: os.kill(os.getpid(), number))
+    assert result.training.interrupted
+    stored = read_plan(tmp_path / "model")
+    assert (stored.recipe.tune, stored.recipe.precision, stored.recipe.fast_layers) == (
+        "off",
+        "bf16-mixed",
+        True,
+    )
+    assert stored.notes[-1].startswith("mixed bf16, fast layers: 2.0 × as fast")
+
+    times["bf16-mixed"] = 3.0  # would be chosen no longer
+    resumed = run(stored, tmp_path / "model", resume=True, progress=False)
+    assert len(resumed.training.history) == SHORT["epochs"]
+    written = json.loads((tmp_path / "model" / "config.json").read_text())["provenance"]
+    assert written["training"]["recipe"]["precision"] == "bf16-mixed"
+    assert written["chosen"] == list(stored.notes)

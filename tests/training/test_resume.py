@@ -43,6 +43,8 @@ VARIANTS = {
         {"optimizer": "sgd", "freeze_epochs": 2, "layer_decay": 0.5, "clip_grad_norm": 1.0, "epochs": 4}
     ),
     "no average": RECIPE.override({"ema_decay": 0.0, "mixup_alpha": 0.0, "precision": "bf16-mixed"}),
+    "fast layers": RECIPE.override({"fast_layers": True}),
+    "tuned": RECIPE.override({"fast_layers": True, "precision": "bf16-mixed", "freeze_epochs": 1}),
     "workers": RECIPE.override({"workers": 2}),
 }
 

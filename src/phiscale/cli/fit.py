@@ -97,6 +97,14 @@ def fit(
     cpus_per_worker: Annotated[int, typer.Option(help="With --ray: cores for each worker.", min=1)] = 1,
     gpus_per_worker: Annotated[int, typer.Option(help="With --ray: GPUs for each worker.", min=0, max=1)] = 0,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    tune: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|off",
+            help="auto measures which precision and layers train fastest here; off takes the recipe's, so "
+            "that the same seed gives the same weights. The recipes that come with phiscale say auto.",
+        ),
+    ] = None,
     val_fraction: Annotated[
         float, typer.Option(help="Share held out to choose the best epoch, where there is no val split.")
     ] = 0.2,
@@ -129,7 +137,7 @@ def fit(
     """
     began = time.perf_counter()
     place = _place(workers, ray, cpus_per_worker, gpus_per_worker)
-    from phiscale.pipeline import plan_fit, run
+    from phiscale.pipeline import plan_fit, run, tune_plan
     from phiscale.pipeline.forecast import forecast
     from phiscale.pipeline.plan import read_plan
     from phiscale.training.history import epochs_done
@@ -139,6 +147,7 @@ def fit(
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "seed": seed,
+        "tune": tune,
     }
     if resume:
         plan = read_plan(out)
@@ -169,6 +178,8 @@ def fit(
                 hold_out=hold_out,
                 progress=progress,
             )
+        with counting("measuring what trains fastest here", show=not json):
+            plan = tune_plan(plan, together=place is not None)
     if dry_run or not json:
         done = epochs_done(out) if resume else 0
         expected = forecast(plan, out, spent=time.perf_counter() - began, epochs_done=done)

@@ -28,6 +28,7 @@ __all__ = [
     "Swish",
     "make_activation",
     "pad_same",
+    "same_pads",
     "set_rows",
 ]
 
@@ -71,6 +72,31 @@ def _pair(value: Pair, name: str) -> tuple[int, int]:
     return (sides[0], sides[1])
 
 
+def same_pads(
+    size: tuple[int, int],
+    kernel_size: tuple[int, int],
+    stride: tuple[int, int],
+    dilation: tuple[int, int] = (1, 1),
+) -> tuple[int, int, int, int]:
+    """What TensorFlow's "SAME" adds: the output has ceil(size / stride), the odd pixel goes last.
+
+    Args:
+        size: (height, width) of the input.
+        kernel_size: (height, width) of the kernel that follows.
+        stride: Its stride.
+        dilation: Its dilation.
+
+    Returns:
+        Pixels to the left, right, top and bottom, the order that `torch.nn.functional.pad` wants.
+    """
+    pads: list[int] = []
+    for n, k, s, d in zip(size[::-1], kernel_size[::-1], stride[::-1], dilation[::-1], strict=True):
+        total = max((math.ceil(n / s) - 1) * s + (k - 1) * d + 1 - n, 0)
+        pads += [total // 2, total - total // 2]
+    left, right, top, bottom = pads
+    return left, right, top, bottom
+
+
 def pad_same(
     x: Tensor,
     kernel_size: tuple[int, int],
@@ -79,7 +105,7 @@ def pad_same(
     *,
     value: float = 0.0,
 ) -> Tensor:
-    """Pad as TensorFlow's "SAME" does: the output has ceil(size / stride), the odd pixel goes last.
+    """Pad as TensorFlow's "SAME" does; see `same_pads`.
 
     Args:
         x: (N, C, H, W).
@@ -91,11 +117,7 @@ def pad_same(
     Returns:
         (N, C, H + vertical padding, W + horizontal padding).
     """
-    pads: list[int] = []
-    # F.pad wants the last dimension first.
-    for size, k, s, d in zip(x.shape[:-3:-1], kernel_size[::-1], stride[::-1], dilation[::-1], strict=True):
-        total = max((math.ceil(size / s) - 1) * s + (k - 1) * d + 1 - size, 0)
-        pads += [total // 2, total - total // 2]
+    pads = same_pads((x.shape[-2], x.shape[-1]), kernel_size, stride, dilation)
     return F.pad(x, pads, value=value) if any(pads) else x
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,10 +33,11 @@ from phiscale.training.progress import describe
 from phiscale.training.ranks import my_share
 from phiscale.training.recipe import Recipe
 from phiscale.training.train import TrainResult, train
+from phiscale.training.tune import tune, worth_tuning
 from phiscale.weights.load import load_weights
 from phiscale.weights.warm_start import WARM_STARTS
 
-__all__ = ["FitResult", "OnEpoch", "Together", "fit", "run"]
+__all__ = ["FitResult", "OnEpoch", "Together", "fit", "run", "tune_plan"]
 
 RECALIBRATION_IMAGES = 512
 RECALIBRATION_BATCH = 64
@@ -207,7 +208,7 @@ def run(
     Raises:
         TrainingError: Training cannot start, go on, or be resumed.
     """
-    directory, recipe, source = Path(out), plan.recipe, plan.source
+    directory, source = Path(out), plan.source
     if not resume:
         if checkpoints.exist(directory) and not overwrite:
             raise TrainingError(
@@ -216,7 +217,8 @@ def run(
         if together:
             # Here, and not where workers begin: they may begin again in the midst of the run.
             checkpoints.clear(directory)
-        plan.write(directory)
+        plan = tune_plan(plan, together=together is not None)
+        plan.write(directory)  # as tuned, so that a resumed run goes on as it began
     if together:
         trained = _train_together(
             together, plan, directory.absolute(), strict=strict, progress=progress, on_epoch=on_epoch
@@ -234,7 +236,9 @@ def run(
         )
     measurable = not trained.interrupted and (source.split("val") or source.split("test"))
     evaluation = (
-        evaluate(directory, plan.images, batch_size=recipe.batch_size, strict=strict) if measurable else None
+        evaluate(directory, plan.images, batch_size=plan.recipe.batch_size, strict=strict)
+        if measurable
+        else None
     )
     return FitResult(directory=directory, training=trained, evaluation=evaluation)
 
@@ -323,6 +327,38 @@ def _take_part(
         )
     resume = checkpoints.exist(directory)
     return _train(plan, directory, net, strict=strict, resume=resume, progress=False, on_epoch=on_epoch)
+
+
+def tune_plan(plan: FitPlan, *, together: bool = False) -> FitPlan:
+    """Settle precision and layers, where the recipe leaves it to a measurement.
+
+    A run that is too short to pay for one, one on a device that nothing is known of, and one of several
+    processes keep what the recipe says.
+
+    Args:
+        plan: What to train.
+        together: Whether several processes train, on machines that may differ from this one.
+
+    Returns:
+        The plan with `tune` off, and a note on what was chosen and how much faster it is.
+    """
+    recipe = plan.recipe
+    if recipe.tune == "off":
+        return plan
+    device, images = _device(), len(plan.source.split("train"))
+    if together or not worth_tuning(recipe, plan.spec.image_size, images=images, device=device):
+        return replace(plan, recipe=replace(recipe, tune="off"))
+    with torch.random.fork_rng():
+        net = build_network(plan.spec)
+    tuning = tune(net, recipe, device=device)
+    return replace(plan, recipe=tuning.recipe, notes=(*plan.notes, str(tuning)))
+
+
+def _device() -> torch.device:
+    """What Lightning will take."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def _network(plan: FitPlan) -> Network:

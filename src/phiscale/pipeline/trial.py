@@ -138,7 +138,9 @@ class ImageObjective:
         for record in self.source.records:
             digest.update(f"{record.split}\0{record.label}\0{record.id}\0".encode("utf-8", "surrogateescape"))
         recipe = self.recipe.to_dict()
-        of_the_trial_or_machine = ("seed", "workers", "cache")
+        if not self.recipe.fast_layers:  # searches that were begun before there were any go on
+            del recipe["fast_layers"]
+        of_the_trial_or_machine = ("seed", "workers", "cache", "tune")
         # Other random numbers give other scores.
         trainer = {"trainer": "resident"} if self._is_resident else {}
         return trainer | {
@@ -329,7 +331,8 @@ def plan_trials(
         images,
         model=baseline,
         recipe=recipe if recipe is not None else "fast",
-        overrides=overrides,
+        # What a network scores must not hang on what was fastest when it was trained.
+        overrides={**(overrides or {}), "tune": "off"},
         image_size=image_size,
         resize=resize,
         val_fraction=val_fraction,

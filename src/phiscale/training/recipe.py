@@ -26,11 +26,12 @@ from phiscale.errors import RecipeError
 from phiscale.spec import NetworkSpec
 from phiscale.training.convert import flatten, replace, unflatten
 
-__all__ = ["RECIPES", "Optimizer", "Precision", "Recipe", "Schedule", "get_recipe"]
+__all__ = ["RECIPES", "Optimizer", "Precision", "Recipe", "Schedule", "Tune", "get_recipe"]
 
 Optimizer = Literal["adamw", "sgd", "rmsprop_tf"]
 Schedule = Literal["cosine", "exponential"]
 Precision = Literal["32-true", "bf16-mixed"]
+Tune = Literal["auto", "off"]
 
 _AUGMENT = Augment()
 # field: (lowest, highest, whether the highest itself is allowed)
@@ -60,6 +61,7 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     "seed": (0, 2**63 - 1, True),
 }
 _ABOVE_ZERO = ("learning_rate", "layer_decay", "decay_rate", "decay_epochs", "norm_momentum")
+_TUNED = ("precision", "fast_layers")
 _OF_THE_NETWORK = ("dropout", "drop_path", "norm_momentum")
 
 
@@ -115,7 +117,16 @@ class Recipe:
         float, "Store a checkpoint within an epoch, too, after so many minutes; 0 = after epochs only."
     ] = 10.0
 
-    precision: Annotated[Precision, "32-true, or bf16-mixed: faster on GPUs, seldom on CPUs."] = "32-true"
+    tune: Annotated[
+        Tune,
+        "auto: `fit` measures which precision and layers are fastest here, and sets them; off: it does not.",
+    ] = "off"
+    precision: Annotated[
+        Precision, "32-true, or bf16-mixed: faster on GPUs, and with `fast_layers` on CPUs that know bf16."
+    ] = "32-true"
+    fast_layers: Annotated[
+        bool, "Compute norms, Swish, squeeze-excite and depthwise convolutions as is fastest on CPUs."
+    ] = False
     grad_checkpointing: Annotated[bool, "Compute activations twice to save memory; slower."] = False
     channels_last: Annotated[bool, "Keep images as NHWC in memory, the layout that CPUs prefer."] = True
     workers: Annotated[int, "Processes that load images; 0 loads in the training process."] = 0
@@ -166,6 +177,8 @@ class Recipe:
     def override(self, changes: Mapping[str, Any]) -> Recipe:
         """A copy with some settings changed.
 
+        Whoever gives a precision or layers means them: `tune` is off then, unless it is given too.
+
         Args:
             changes: Dotted name -> value, as in ``{"learning_rate": "0.1", "augment.policy": "none"}``;
                 texts are converted to the type of the field.
@@ -173,7 +186,8 @@ class Recipe:
         Raises:
             RecipeError: A name is unknown, or a value is not valid.
         """
-        return replace(self, unflatten(changes))
+        pinned = {"tune": "off"} if any(name in changes for name in _TUNED) else {}
+        return replace(self, unflatten({**pinned, **changes}))
 
     def apply_to(self, spec: NetworkSpec) -> NetworkSpec:
         """A network with the dropout, drop path and norm momentum that the recipe sets; the rest stays."""
@@ -255,11 +269,13 @@ RECIPES: dict[str, Recipe] = {
     # From scratch, on small data and small networks: minutes on a CPU. AdamW with one cosine. The
     # paper's norm momentum of 0.01 would leave the running statistics behind in a few hundred steps.
     "fast": Recipe(
+        tune="auto",
         norm_momentum=0.1,
         augment=Augment(policy="trivial", crop_scale=(0.35, 1.0)),
     ),
     # From scratch, on ImageNet-sized data: section 5.2 of the paper and the authors' code, 350 epochs.
     "paper": Recipe(
+        tune="auto",
         epochs=350,
         batch_size=256,
         optimizer="rmsprop_tf",
@@ -273,6 +289,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     # From trained weights: the classifier alone for an epoch, then all of it, slower towards the stem.
     "finetune": Recipe(
+        tune="auto",
         epochs=15,
         batch_size=64,
         learning_rate=2e-3,

@@ -27,6 +27,7 @@ from phiscale.training import checkpoints
 from phiscale.training.allocator import keep_freed_memory
 from phiscale.training.checkpoints import RunState, SafeCheckpointIO
 from phiscale.training.ema import EmaCallback
+from phiscale.training.fast_layers import fast_layers
 from phiscale.training.history import HISTORY, EpochRecord, best_epoch, out_of_patience
 from phiscale.training.keeper import ModelWriter, RunKeeper
 from phiscale.training.progress import ProgressCallback
@@ -103,7 +104,8 @@ def train(
             epoch only where its batch sampler has ``skip``, as that of `phiscale.data.loading` has.
         val_loader: The same without augmentation; None trains without validation, and saves the last
             network as the best.
-        recipe: How to train; stored in the directory as ``recipe.yaml`` and in its provenance.
+        recipe: How to train; stored in the directory as ``recipe.yaml`` and in its provenance. Nothing is
+            tuned here: precision and layers are what it says.
         out: The model directory.
         classes: Names of the classes.
         preprocess: Normalises the batches, and is stored with the model.
@@ -294,7 +296,12 @@ def prepared(net: Network, recipe: Recipe) -> Iterator[None]:
         net.to(memory_format=torch.channels_last)
     try:
         norms = synchronized_norms(net) if synchronize else contextlib.nullcontext()
-        with torch.random.fork_rng(), repeatable_kernels(), norms:
+        with (
+            torch.random.fork_rng(),
+            repeatable_kernels(),
+            norms,
+            fast_layers(net, enabled=recipe.fast_layers),
+        ):
             yield
     finally:
         set_rows(net, None)
