@@ -10,10 +10,10 @@ BENCH ?=
 # Two test processes with one thread each are faster than one with two.
 WORKERS ?= $(OMP_NUM_THREADS)
 
-.PHONY: help demo test slow check format docs figures bench parity toolchains clean
+.PHONY: help demo test slow check format docs figures bench bench-training parity toolchains clean
 
 help:  ## Show the targets.
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 .venv/pip: constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -57,6 +57,10 @@ figures: .venv/app  ## Draw the pictures of README and docs again.
 bench: .venv/dev  ## Measure this project and its peers, and write docs/benchmarks.md.
 	$(BIN)/python -m benchmarks.inference $(BENCH); ended=$$?; \
 	$(BIN)/python tools/make_benchmark_page.py && exit $$ended
+
+bench-training: .venv/dev  ## Measure training beside timm and torchvision, and write docs/training_benchmarks.md.
+	$(BIN)/python -m benchmarks.training $(BENCH); ended=$$?; \
+	$(BIN)/python tools/make_training_page.py && exit $$ended
 
 parity: .venv/dev  ## Compare with every publisher's networks, and write docs/weights-parity.md.
 	OMP_NUM_THREADS=1 $(BIN)/python tools/make_parity_table.py

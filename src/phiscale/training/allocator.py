@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 
-__all__ = ["keep_freed_memory"]
+__all__ = ["give_back_freed_memory", "keep_freed_memory"]
 
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD = -1
@@ -27,11 +27,28 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether the setting was made; False where the C library is not glibc (macOS, Windows, musl).
     """
+    libc = _glibc()
+    return libc is not None and all(
+        libc.mallopt(setting, value) for setting, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1))
+    )
+
+
+def give_back_freed_memory() -> None:
+    """Give what has been freed so far back to the kernel, once, where the C library is glibc.
+
+    For after a measurement, whose small blocks would else lie about while the run needs large ones.
+    """
+    libc = _glibc()
+    if libc is not None:
+        libc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
     if not sys.platform.startswith("linux"):
-        return False
+        return None
     try:
         libc = ctypes.CDLL("libc.so.6")
-        mallopt = libc.mallopt
+        _ = libc.mallopt, libc.malloc_trim
     except (OSError, AttributeError):
-        return False
-    return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, -1))
+        return None
+    return libc

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from phiscale.nn.network import Network
-from phiscale.training.allocator import keep_freed_memory
+from phiscale.training.allocator import give_back_freed_memory, keep_freed_memory
 from phiscale.training.fast_layers import fast_layers
 from phiscale.training.recipe import Precision, Recipe
 
@@ -144,6 +144,9 @@ def tune(net: Network, recipe: Recipe, *, device: torch.device, ways: Sequence[W
         for _ in range(_STEPS):
             for way, measured in seconds.items():
                 measured.append(trial.time(way))
+    del trial
+    net.zero_grad()
+    give_back_freed_memory()
     # The shortest of each: whatever else the machine did made the others longer.
     best = {way: min(measured) for way, measured in seconds.items()}
     way = min(best, key=best.__getitem__)
