@@ -223,7 +223,7 @@ def main(
     commands: Annotated[Path, typer.Option(help="Text file with the commands that were run.")],
 ) -> None:
     """Write the page."""
-    baseline = json.loads((study / "study.json").read_text(encoding="utf-8"))["baseline"]
+    baseline = json.loads((study / "study.json").read_text(encoding="utf-8"))["plan"]["baseline"]
     facts = {
         "machine": str(this_machine()),
         "versions": ", ".join(f"{name} {version(name).partition('+')[0]}" for name in PACKAGES),
