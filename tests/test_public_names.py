@@ -50,7 +50,7 @@ PARAMETERS = {
     "Budget": ["*", "macs", "params", "inference_bytes", "training_bytes", "file_bytes", "latency_ms"],
     "CompoundRule": ["*", "alpha", "beta", "gamma"],
     "Scaling": ["*", "depth", "width", "resolution"],
-    "complexity": ["spec", "batch_size", "image_size", "*", "optimizer_states"],
+    "complexity": ["spec", "batch_size", "image_size", "*", "optimizer_states", "grad_checkpointing"],
     "compound_scale": ["spec", "*", "phi", "rule"],
     "create_model": [
         "spec",

@@ -99,7 +99,7 @@ def test_a_bad_image_costs_one_answer(predictor: Predictor, tmp_path: Path) -> N
     assert answers[2].scores == pytest.approx(alone.scores, abs=1e-6)
     assert answers[1].labels == ()
     assert answers[1].scores == ()
-    assert "does not exist" in (answers[1].error or "")
+    assert "no such file or folder" in (answers[1].error or "")
     assert str(tmp_path) not in (answers[1].error or "")  # the source has it already
 
 

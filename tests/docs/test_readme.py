@@ -24,7 +24,7 @@ from phiscale.families import list_specs
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
 # Records of runs that took up to hours: their commands are history.
-RECORDS = {DOCS / "results.md", DOCS / "log.md"}
+RECORDS = {DOCS / "results.md", DOCS / "fashion-study.md", DOCS / "log.md"}
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted(set(DOCS.rglob("*.md")) - RECORDS)]
 
 
