@@ -4,7 +4,6 @@ import json
 
 import pytest
 from made_up_meter import MadeUpMeter
-from small_model import TINY
 
 from phiscale.deploy.benchmark import BENCHMARKED, benchmark, better_buys, more_for_less
 from phiscale.deploy.published_accuracy import published_top1
@@ -12,6 +11,7 @@ from phiscale.families import get_spec
 from phiscale.scaling.complexity import complexity
 from phiscale.spec import NetworkSpec
 from phiscale.weights.catalog import get_record
+from small_model import TINY
 
 # Milliseconds of a machine that likes dense convolutions.
 TIMES = {

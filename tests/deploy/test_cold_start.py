@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_model import CLASSES, make_model, make_photos
 
 import phiscale as ps
+from small_model import CLASSES, make_model, make_photos
 
 SCRIPT = """
 import sys

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import openvino as ov
 import pytest
-from small_model import TINY, make_model
 from test_samples import make_classes
 from typer.testing import CliRunner
 
@@ -21,6 +20,7 @@ from phiscale.deploy.exporters.toolchain import get_toolchain
 from phiscale.deploy.runtimes.base import open_runtime
 from phiscale.errors import DataError, MissingDependencyError, ModelDirError
 from phiscale.weights.config import read_config
+from small_model import TINY, make_model
 
 FORMATS = ["onnx", "openvino"]
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_model import make_model
 from test_samples import make_classes
 from typer.testing import CliRunner
 
@@ -28,6 +27,7 @@ from phiscale.deploy.exporters.openvino_int8 import OpenVinoQuantizer
 from phiscale.deploy.runtimes.base import open_export
 from phiscale.errors import ModelDirError
 from phiscale.weights.config import WEIGHTS, read_config
+from small_model import make_model
 
 FILES = [
     ("onnx-fp32", "model.onnx"),

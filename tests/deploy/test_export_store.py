@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from small_model import make_model
 
 from phiscale.deploy.export_store import (
     RECORD,
@@ -20,6 +19,7 @@ from phiscale.deploy.export_store import (
 )
 from phiscale.errors import ModelDirError
 from phiscale.weights.config import ModelDir, read_config
+from small_model import make_model
 
 LOSS = Loss(
     measure="accuracy",

@@ -21,7 +21,6 @@ import yaml
 from huggingface_hub import ModelHubMixin, constants
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from numpy.typing import NDArray
-from small_model import CLASSES, TINY, make_model
 from upload_hub import TOKEN, UploadHub
 
 import phiscale as ps
@@ -29,6 +28,7 @@ from phiscale.deploy.sharing import shareable_metrics, shareable_provenance, sho
 from phiscale.errors import ModelDirError
 from phiscale.nn.network import Network
 from phiscale.weights.model_dir import read_config, read_metrics, save, write_metrics
+from small_model import CLASSES, TINY, make_model
 
 # huggingface_hub's older protocol for large files calls its HTTP library in a deprecated way.
 pytestmark = [

@@ -4,10 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
-from small_model import make_photos
 
 from phiscale.deploy.inputs import expand, images_in
 from phiscale.errors import DataError
+from small_model import make_photos
 
 
 @pytest.fixture

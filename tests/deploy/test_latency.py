@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_model import TINY
 
 from phiscale.deploy import latency as latency_module
 from phiscale.deploy.latency import LatencyMeter
@@ -18,6 +17,7 @@ from phiscale.errors import MissingDependencyError, ModelDirError
 from phiscale.families import get_spec
 from phiscale.spec import NetworkSpec
 from phiscale.weights.shapes import tensor_shapes
+from small_model import TINY
 
 OTHER = replace(TINY, image_size=(48, 48))
 SETTINGS = [

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from made_up_meter import MadeUpMeter, picky, roofline
-from small_model import TINY
 
 from phiscale.deploy.latency import LatencyMeter
 from phiscale.deploy.latency_budget import LatencyFit, milliseconds_for, solve_latency
@@ -22,6 +21,7 @@ from phiscale.scaling.compound import RULES
 from phiscale.scaling.ladder import Ladder
 from phiscale.scaling.small_images import for_image_size
 from phiscale.spec import NetworkSpec
+from small_model import TINY
 
 B0 = get_spec("efficientnet_b0")
 FAMILIES = ("efficientnet_b0", "efficientnet_b4", "efficientnet_lite0", "mobilenet_v2", "resnet18")

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_model import TINY
 
 from phiscale.deploy.latency_cache import LatencyCache, latency_folder
 from phiscale.deploy.timing import Latency
+from small_model import TINY
 
 OTHER = replace(TINY, image_size=(48, 48))
 FAST, SLOW = (Latency(median_ms=ms, p90_ms=1.2 * ms, runs=40) for ms in (1.0, 2.0))

@@ -14,7 +14,6 @@ import numpy as np
 import openvino as ov
 import pytest
 import torch
-from small_model import TINY, make_model
 from test_samples import make_classes
 from typer.testing import CliRunner
 
@@ -29,6 +28,7 @@ from phiscale.nn.network import Network
 from phiscale.spec import NetworkSpec, StageSpec
 from phiscale.weights.config import read_config
 from phiscale.weights.model_dir import save
+from small_model import TINY, make_model
 
 SPECS = {
     "mbconv": TINY,

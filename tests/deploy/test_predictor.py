@@ -13,7 +13,6 @@ import skimage.data
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from small_model import make_model
 
 from phiscale.data.decode import decode
 from phiscale.data.transforms import EvalTransform, normalize
@@ -21,6 +20,7 @@ from phiscale.deploy.predictor import Prediction, Predictor, load
 from phiscale.deploy.runtimes.base import cores
 from phiscale.errors import DataError, ModelDirError
 from phiscale.weights.model_dir import load_network, read_config
+from small_model import make_model
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,6 @@ import timm
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
-from small_model import make_model
 from torch import nn
 
 import phiscale as ps
@@ -27,6 +26,7 @@ from phiscale.deploy.predictor import Predictor
 from phiscale.errors import MissingDependencyError, ModelDirError
 from phiscale.preprocess import Preprocess
 from phiscale.weights.convert import convert_weights
+from small_model import make_model
 
 LABELS = ["cat", "dog", "owl"]
 TIMM_CONFIG: dict[str, Any] = {

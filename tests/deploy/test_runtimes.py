@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from small_model import make_model
 
 import phiscale as ps
 from phiscale.deploy.export_store import RECORD, list_exports
@@ -27,6 +26,7 @@ from phiscale.deploy.runtimes.base import RUNTIMES, Runtime, open_chain, open_ru
 from phiscale.deploy.runtimes.chain import Candidate, RuntimeChain
 from phiscale.errors import MissingDependencyError, ModelDirError
 from phiscale.weights.config import read_config
+from small_model import make_model
 
 EXPORTS = ["onnx-fp32", "openvino-fp32"]
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from small_model import CLASSES, make_model, make_photos
 
 from phiscale.data.sources import open_source
 from phiscale.deploy import samples
 from phiscale.deploy.samples import Images, calibration_and_validation, images_to_check
 from phiscale.errors import DataError
 from phiscale.weights.config import ModelDir, read_config
+from small_model import CLASSES, make_model, make_photos
 
 
 @pytest.fixture

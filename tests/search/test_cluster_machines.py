@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from killing import log_lines, recorded, start, wait_for_the_end_of
 from made_up import SMALL, Hill, Slow
-from ray_machines import three_machines
 
 from phiscale.cluster import RayBackend
 from phiscale.search.objective import Trial
 from phiscale.search.runner import run_trials
 from phiscale.search.store import TrialStore
+from ray_machines import three_machines
 
 pytestmark = [
     pytest.mark.slow,
